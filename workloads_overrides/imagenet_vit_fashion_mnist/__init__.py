@@ -1,0 +1,1 @@
+"""Vision transformer on Fashion-MNIST: the offline stand-in for imagenet_vit."""

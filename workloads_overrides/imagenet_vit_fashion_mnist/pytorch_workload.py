@@ -1,0 +1,224 @@
+"""The workload in PyTorch."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from workloads_overrides import spec
+from workloads_overrides.imagenet_vit_fashion_mnist import dataset
+from workloads_overrides.imagenet_vit_fashion_mnist.image_batches import (
+    NumpyBatch,
+    TrainBatches,
+)
+from workloads_overrides.imagenet_vit_fashion_mnist.pytorch_model import ViT
+from workloads_overrides.imagenet_vit_fashion_mnist.workload import (
+    S_SIZE,
+    BaseImagenetVitFashionMnistWorkload,
+    ModelSize,
+)
+
+TorchBatch = dict[str, torch.Tensor]
+
+_ATTENTION_WEIGHTS = {
+    'query': spec.ParameterType.ATTENTION_Q,
+    'key': spec.ParameterType.ATTENTION_K,
+    'value': spec.ParameterType.ATTENTION_V,
+    'out': spec.ParameterType.ATTENTION_OUT,
+}
+
+
+def parameter_type(name: str) -> spec.ParameterType:
+    """Returns the kind of one of the model's parameters from its dotted name."""
+    layer, kind = name.split('.')[-2:]
+    is_bias = kind == 'bias'
+    if 'norm' in layer:
+        if is_bias:
+            return spec.ParameterType.LAYER_NORM_BIAS
+        return spec.ParameterType.LAYER_NORM_SCALE
+    if layer in _ATTENTION_WEIGHTS:
+        if is_bias:
+            return spec.ParameterType.ATTENTION_BIAS
+        return _ATTENTION_WEIGHTS[layer]
+    if is_bias:
+        return spec.ParameterType.BIAS
+    if layer == 'conv_patch_extract':
+        return spec.ParameterType.CONV_WEIGHT
+    return spec.ParameterType.WEIGHT
+
+
+def to_torch(batch: NumpyBatch, device: torch.device) -> TorchBatch:
+    """Returns a numpy batch as tensors on a device."""
+    return {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+
+
+class TorchTrainBatches:
+    """The training queue with its batches as tensors on a device."""
+
+    def __init__(self, batches: TrainBatches, device: torch.device) -> None:
+        self._batches = batches
+        self._device = device
+
+    def __iter__(self) -> 'TorchTrainBatches':
+        return self
+
+    def __next__(self) -> TorchBatch:
+        """Returns `inputs` `[B, 1, 28, 28]` and int64 `targets` `[B]`."""
+        return to_torch(next(self._batches), self._device)
+
+    def skip(self, num_batches: int) -> None:
+        """Passes over batches without building them."""
+        self._batches.skip(num_batches)
+
+
+class ImagenetVitFashionMnistWorkload(BaseImagenetVitFashionMnistWorkload):
+    """A small vision transformer that trains on a CPU in minutes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+    def _build_input_queue(
+        self,
+        data_rng: spec.RandomState,
+        split: str,
+        data_dir: str | None,
+        global_batch_size: int,
+        cache: bool | None = None,
+        repeat_final_dataset: bool | None = None,
+        num_batches: int | None = None,
+    ) -> Iterator[spec.Batch]:
+        """Returns the batches of a split as tensors.
+
+        Batches hold float32 `inputs` `[B, 1, 28, 28]` and int64 `targets` `[B]`;
+        those of an evaluation split also float32 `weights` `[B]`. The training
+        queue is endless and has `skip(n)`.
+        """
+        del cache, repeat_final_dataset  # All data is in memory and repeats.
+        batches = self.build_numpy_queue(
+            data_rng, split, data_dir, global_batch_size, num_batches
+        )
+        if isinstance(batches, TrainBatches):
+            return TorchTrainBatches(batches, self._device)
+        return (to_torch(batch, self._device) for batch in batches)
+
+    def init_model_fn(self, rng: spec.RandomState) -> tuple[nn.Module, None]:
+        """Returns a new model; there is no model state."""
+        torch.manual_seed(int(rng[0]))
+        model = ViT(
+            num_classes=dataset.NUM_CLASSES,
+            image_size=dataset.IMAGE_SIZE,
+            channels=1,
+            **dataclasses.asdict(self.model_size),
+        )
+        parameters = dict(model.named_parameters())
+        self._param_shapes = {
+            name: tuple(parameters[name].shape) for name in parameters
+        }
+        self._param_types = {name: parameter_type(name) for name in parameters}
+        return model.to(self._device), None
+
+    def model_fn(
+        self,
+        params: nn.Module,
+        augmented_and_preprocessed_input_batch: spec.Batch,
+        model_state: None,
+        mode: spec.ForwardPassMode,
+        rng: spec.RandomState,
+        update_batch_norm: bool,
+        dropout_rate: float = 0.0,
+    ) -> tuple[torch.Tensor, None]:
+        """Returns logits `[B, 10]`; evaluation records no gradients."""
+        del model_state, rng, update_batch_norm
+        # By name, since under AlgoPerf the mode is a member of AlgoPerf's enum.
+        is_training = mode.name == spec.ForwardPassMode.TRAIN.name
+        params.train(is_training)
+        with contextlib.nullcontext() if is_training else torch.no_grad():
+            logits = params(
+                augmented_and_preprocessed_input_batch['inputs'],
+                dropout_rate=dropout_rate,
+            )
+        return logits, None
+
+    def loss_fn(
+        self,
+        label_batch: torch.Tensor,
+        logits_batch: torch.Tensor,
+        mask_batch: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> dict[str, torch.Tensor]:
+        """Returns the softmax cross entropy of a batch.
+
+        Args:
+            label_batch: Classes `[B]`, or probabilities `[B, 10]`.
+            logits_batch: Logits `[B, 10]`.
+            mask_batch: Weights `[B]`, 0 for padding; None counts all examples.
+            label_smoothing: Share of each target that is spread over all classes.
+
+        Returns:
+            `summed` (scalar), `n_valid_examples` (scalar) and `per_example` `[B]`.
+        """
+        losses = functional.cross_entropy(
+            logits_batch, label_batch, reduction='none', label_smoothing=label_smoothing
+        )
+        if mask_batch is None:
+            num_valid = torch.as_tensor(len(losses), device=losses.device)
+        else:
+            losses = losses * mask_batch
+            num_valid = mask_batch.sum()
+        return {
+            'summed': losses.sum(),
+            'n_valid_examples': num_valid,
+            'per_example': losses,
+        }
+
+    def _eval_model_on_split(
+        self,
+        split: str,
+        num_examples: int,
+        global_batch_size: int,
+        params: nn.Module,
+        model_state: None,
+        rng: spec.RandomState,
+        data_dir: str | None,
+        global_step: int = 0,
+    ) -> dict[str, float]:
+        """Returns the mean `accuracy` and `loss` over the examples of a split."""
+        del global_step
+        num_batches = math.ceil(num_examples / global_batch_size)
+        # Costs nothing to build, and a new one starts at the first example.
+        batches = self._build_input_queue(
+            rng, split, data_dir, global_batch_size, num_batches=num_batches
+        )
+        totals = torch.zeros(3, device=self._device)
+        for _ in range(num_batches):
+            batch = next(batches)
+            logits, _ = self.model_fn(
+                params,
+                batch,
+                model_state,
+                spec.ForwardPassMode.EVAL,
+                rng,
+                update_batch_norm=False,
+            )
+            targets, weights = batch['targets'], batch['weights']
+            loss = self.loss_fn(targets, logits, weights)
+            num_correct = ((logits.argmax(dim=1) == targets) * weights).sum()
+            totals += torch.stack(
+                [num_correct, loss['summed'], loss['n_valid_examples']]
+            )
+        correct, summed_loss, count = totals.tolist()
+        return {'accuracy': correct / count, 'loss': summed_loss / count}
+
+
+class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):
+    """The same images with the dimensions of AlgoPerf's ViT-S/16."""
+
+    @property
+    def model_size(self) -> ModelSize:
+        """Sizes of the S variant; patches of 4 give 49 tokens."""
+        return S_SIZE
