@@ -1,0 +1,1 @@
+"""One runnable module for each figure, table or measurement."""

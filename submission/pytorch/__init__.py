@@ -1,0 +1,1 @@
+"""K-FAC for linear weight-sharing layers in PyTorch."""

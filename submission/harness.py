@@ -1,0 +1,36 @@
+"""What the submission needs to know of the harness without importing it."""
+
+import sys
+from typing import Any
+
+
+def training_mode(workload: Any) -> Any:
+    """Returns the member `TRAIN` of the workload's own `ForwardPassMode`.
+
+    A workload's `model_fn` compares its mode with an enum of the harness that the
+    workload belongs to. That enum is defined beside the workload's `LossType`.
+
+    Raises:
+      AttributeError: If the workload's `loss_type` comes from a module without
+        `ForwardPassMode`.
+    """
+    module_name = type(workload.loss_type).__module__
+    module = sys.modules[module_name]
+    try:
+        return module.ForwardPassMode.TRAIN
+    except AttributeError:
+        raise AttributeError(
+            f'{type(workload).__name__}.loss_type is defined in {module_name}, which '
+            'has no ForwardPassMode; a workload takes both from one module.'
+        ) from None
+
+
+def seed_from(rng: Any, rank: int = 0) -> int:
+    """Returns a seed for a framework's generator from AlgoPerf's key.
+
+    Args:
+      rng: Two integers, as AlgoPerf passes them to PyTorch submissions.
+      rank: Process rank; each rank draws its own numbers.
+    """
+    high, low = (int(part) & 0xFFFFFFFF for part in rng)
+    return (((high << 32) | low) + rank * 0x9E3779B97F4A7C15) % 2**63

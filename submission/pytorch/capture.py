@@ -1,0 +1,140 @@
+"""Captures layer inputs and output gradients during one forward pass.
+
+Hooks exist only inside the `with` block of a statistics step. Inputs go into the
+factor sums as the layer runs and gradients as the backward pass reaches it, so
+nothing is held longer than autograd holds it.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
+
+from .layers import KFACLayer
+from .weight_sharing import (
+    AmbiguousRowsError,
+    BatchStructure,
+    ExpandSums,
+    FactorSums,
+    ReduceSums,
+)
+
+Sums = ExpandSums | ReduceSums
+
+
+class Capture:
+    """Collects the factor sums of layers over one forward and backward pass.
+
+    Use it as a context manager around both. After the forward pass call either
+    `watch_backward`, to take the gradients of the training loss as they pass by
+    (empirical Fisher), or `backward_to_layers`, to bring others to the layers.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[KFACLayer],
+        structure: BatchStructure,
+        make_sums: Callable[[KFACLayer], Sums],
+    ) -> None:
+        """Prepares the capture.
+
+        Args:
+          layers: The layers to watch.
+          structure: How the batch is spread over examples.
+          make_sums: Makes the empty sums of a layer.
+        """
+        self._layers = layers
+        self._structure = structure
+        self._sums = {layer.name: make_sums(layer) for layer in layers}
+        self._edges: list[tuple[KFACLayer, GradientEdge]] = []
+        self._handles: list[RemovableHandle] = []
+        self.errors: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        """Places the hooks."""
+        for layer in self._layers:
+            hook = functools.partial(self._forward_hook, layer)
+            for module in layer.modules:
+                self._handles.append(module.register_forward_hook(hook))
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Removes the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _forward_hook(
+        self, layer: KFACLayer, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> None:
+        del module
+        if not output.requires_grad:
+            return
+        sums = self._sums[layer.name]
+        with torch.no_grad():
+            rows, multiplicity = layer.input_rows(args[0], sums.sums_positions)
+            try:
+                sums.add_inputs(
+                    self._structure.to_weight_sharing_format(rows, multiplicity)
+                )
+            except AmbiguousRowsError as error:
+                self.errors[layer.name] = str(error)
+                return
+        # The edge, not the tensor: the model may change its output in place.
+        self._edges.append((layer, get_gradient_edge(output)))
+
+    def watch_backward(self) -> None:
+        """Takes the output gradients from the backward pass that follows."""
+        for layer, edge in self._edges:
+            hook = functools.partial(self._backward_hook, layer, edge.output_nr)
+            self._handles.append(edge.node.register_prehook(hook))
+
+    def _backward_hook(
+        self, layer: KFACLayer, output_number: int, gradients: tuple[Tensor, ...]
+    ) -> None:
+        gradient = gradients[output_number]
+        if gradient is not None:
+            self._add(layer, gradient)
+
+    def _add(self, layer: KFACLayer, gradient: Tensor) -> None:
+        with torch.no_grad():
+            rows = layer.gradient_rows(gradient.detach())
+            shared = self._structure.to_weight_sharing_format(rows)
+            self._sums[layer.name].add_gradients(shared)
+
+    def backward_to_layers(self, outputs: Tensor, output_gradients: Tensor) -> None:
+        """Back-propagates to the layers' outputs only, not to the parameters.
+
+        Args:
+          outputs: The model's output; its graph is kept.
+          output_gradients: Gradient of a loss with respect to `outputs`.
+        """
+        gradients = torch.autograd.grad(
+            outputs,
+            [edge for _, edge in self._edges],
+            output_gradients,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        for (layer, _), gradient in zip(self._edges, gradients, strict=True):
+            if gradient is not None:
+                self._add(layer, gradient)
+
+    def sums(self) -> dict[str, FactorSums]:
+        """Returns layer name to factor sums; layers not reached are left out."""
+        sums = {name: layer_sums.sums() for name, layer_sums in self._sums.items()}
+        return {
+            name: layer_sums
+            for name, layer_sums in sums.items()
+            if layer_sums is not None and name not in self.errors
+        }

@@ -1,0 +1,102 @@
+"""The model's predictive distribution, and gradients of labels sampled from it.
+
+The Fisher equals the GGN for the losses that AlgoPerf trains with, softmax and
+sigmoid cross entropy and squared error, all of them negative log-likelihoods of an
+exponential family in its natural parameters. For these the gradient with respect
+to the model's output is `mean - label`, so sampling a label gives the gradient at
+once, without calling the loss.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Likelihood(enum.Enum):
+    """What the model's output parametrises."""
+
+    CATEGORICAL = 'categorical'
+    BERNOULLI = 'independent Bernoulli'
+    GAUSSIAN = 'Gaussian'
+
+
+def likelihood_of(
+    loss_type_name: str, outputs: Any, batch: Mapping[str, Any]
+) -> Likelihood | None:
+    """Returns the likelihood behind a workload's loss, None if there is no simple one.
+
+    Args:
+      loss_type_name: Name of the workload's loss type.
+      outputs: The model's output for the batch.
+      batch: The batch.
+    """
+    if not isinstance(outputs, Tensor):
+        return None
+    if loss_type_name == 'MEAN_SQUARED_ERROR':
+        return Likelihood.GAUSSIAN
+    if loss_type_name == 'SIGMOID_CROSS_ENTROPY':
+        return Likelihood.BERNOULLI
+    if loss_type_name != 'SOFTMAX_CROSS_ENTROPY':
+        return None
+    weights = batch.get('weights')
+    if weights is not None and outputs.dim() > 1 and weights.shape == outputs.shape:
+        # A softmax has one loss for all classes together. A weight for each output
+        # means a loss for each output, whatever the loss type says: AlgoPerf's
+        # ogbg declares softmax, and its loss is a masked sigmoid cross entropy.
+        return Likelihood.BERNOULLI
+    return Likelihood.CATEGORICAL
+
+
+def sampled_output_gradient(
+    likelihood: Likelihood,
+    outputs: Tensor,
+    batch: Mapping[str, Any],
+    generator: torch.Generator,
+    squared_error_scale: float = 1.0,
+) -> Tensor:
+    """Samples labels and returns the summed loss's gradient with respect to outputs.
+
+    Args:
+      likelihood: The predictive distribution.
+      outputs: The model's output; classes along the last axis if categorical.
+      batch: Its `weights`, if any, are the weights of the loss terms.
+      generator: Source of the samples.
+      squared_error_scale: c, for a loss `c * (output - label)**2`.
+
+    Returns:
+      A tensor of the shape of `outputs`.
+    """
+    outputs = outputs.detach()
+    if likelihood is Likelihood.CATEGORICAL:
+        probabilities = F.softmax(outputs, -1)
+        flat = probabilities.reshape(-1, outputs.shape[-1])
+        labels = torch.multinomial(flat, 1, generator=generator)
+        gradient = probabilities - torch.zeros_like(flat).scatter_(1, labels, 1.0).view(
+            outputs.shape
+        )
+    elif likelihood is Likelihood.BERNOULLI:
+        probabilities = torch.sigmoid(outputs)
+        gradient = probabilities - torch.bernoulli(probabilities, generator=generator)
+    else:
+        # exp(-c e**2) is a Gaussian of variance 1 / (2 c); the gradient is 2 c e.
+        noise = torch.empty_like(outputs).normal_(generator=generator)
+        gradient = noise * (2.0 * squared_error_scale) ** 0.5
+    weights = batch.get('weights')
+    if weights is not None:
+        # One weight for an example or position covers all its outputs.
+        missing = outputs.dim() - weights.dim()
+        gradient = gradient * weights.reshape(weights.shape + (1,) * missing)
+    return gradient
+
+
+def squared_error_scale(workload: Any, outputs: Tensor) -> float:
+    """Measures c in the workload's loss `c * (output - label)**2`.
+
+    Workloads differ in whether they halve the squared error.
+    """
+    outputs = outputs.detach()[:1]
+    return float(workload.loss_fn(outputs + 1.0, outputs)['summed']) / outputs.numel()

@@ -1,0 +1,239 @@
+"""K-FAC as an AlgoPerf submission in PyTorch.
+
+The functions here are those that AlgoPerf calls. A step is: forward and backward
+pass (watched on statistics steps), Kronecker factors and their inverses (each on
+its interval), preconditioned gradient, first-order rule.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from absl import logging
+
+from . import schedule
+from .harness import seed_from, training_mode
+from .pytorch import communication, labels
+from .pytorch.capture import Capture
+from .pytorch.first_order import FirstOrderOptimizer
+from .pytorch.preconditioner import KFACPreconditioner
+from .pytorch.wrappers import for_statistics, unwrap
+from .settings import Settings, get_batch_size
+
+__all__ = [
+    'data_selection',
+    'get_batch_size',
+    'init_optimizer_state',
+    'prepare_for_eval',
+    'update_params',
+]
+
+_LOG_INTERVAL = 100
+
+
+def init_optimizer_state(
+    workload: Any,
+    model_params: torch.nn.Module,
+    model_state: Any,
+    hyperparameters: Any,
+    rng: Any,
+) -> dict[str, Any]:
+    """Returns the optimiser's state; every value has `state_dict`."""
+    del workload, model_state, rng
+    settings = Settings.from_hyperparameters(hyperparameters)
+    model = unwrap(model_params)
+    state: dict[str, Any] = {}
+    if settings.approximation != 'none':
+        state['preconditioner'] = KFACPreconditioner(model, settings)
+    state['optimizer'] = FirstOrderOptimizer(
+        model, settings, state.get('preconditioner')
+    )
+    return state
+
+
+def update_params(
+    workload: Any,
+    current_param_container: torch.nn.Module,
+    current_params_types: Any,
+    model_state: Any,
+    hyperparameters: Any,
+    batch: Mapping[str, Any],
+    loss_type: Any,
+    optimizer_state: dict[str, Any],
+    eval_results: Any,
+    global_step: int,
+    rng: Any,
+    train_state: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], torch.nn.Module, Any]:
+    """Takes one training step; see AlgoPerf's documentation for the arguments."""
+    del current_params_types, eval_results, train_state, hyperparameters
+    optimizer: FirstOrderOptimizer = optimizer_state['optimizer']
+    settings = optimizer.settings
+    preconditioner: KFACPreconditioner | None = optimizer_state.get('preconditioner')
+    model = current_param_container
+
+    # Dropout follows the step's key, as it does in JAX, so that a resumed run drops
+    # what the uninterrupted one would have dropped.
+    seed = seed_from(rng, communication.rank())
+    torch.manual_seed(seed)
+
+    capture: Capture | None = None
+    if preconditioner is not None and preconditioner.is_statistics_step(global_step):
+        capture = preconditioner.capture(batch)
+        model = for_statistics(model)
+
+    optimizer.zero_grad()
+    with contextlib.nullcontext() if capture is None else capture:
+        outputs, model_state = workload.model_fn(
+            params=model,
+            augmented_and_preprocessed_input_batch=batch,
+            model_state=model_state,
+            mode=training_mode(workload),
+            rng=rng,
+            update_batch_norm=True,
+            **_dropout(settings),
+        )
+        loss_dict = workload.loss_fn(
+            label_batch=batch['targets'],
+            logits_batch=outputs,
+            mask_batch=batch.get('weights'),
+            label_smoothing=settings.label_smoothing,
+        )
+        loss_terms = communication.all_reduce_sum(
+            torch.as_tensor(loss_dict['n_valid_examples'], dtype=torch.float32)
+        )
+        # Data-parallel training averages gradients over processes; the loss is a
+        # sum over them, divided by the terms of all.
+        gradient_scale: torch.Tensor | float = loss_terms / communication.world_size()
+        loss = loss_dict['summed'] / gradient_scale
+        if capture is not None:
+            likelihood = _likelihood(settings, loss_type, outputs, batch)
+            if likelihood is None:
+                capture.watch_backward()
+            else:
+                capture.backward_to_layers(
+                    outputs,
+                    _sampled_gradient(likelihood, workload, outputs, batch, seed),
+                )
+                gradient_scale = 1.0
+        loss.backward()
+
+    if capture is not None:
+        assert preconditioner is not None
+        preconditioner.update_factors(capture, loss_terms, gradient_scale)
+    if preconditioner is not None and preconditioner.is_inverse_step(global_step):
+        preconditioner.update_inverses()
+
+    learning_rate = schedule.learning_rate_at(
+        global_step,
+        settings.learning_rate,
+        settings.warmup_factor,
+        round(settings.step_hint_factor * workload.step_hint),
+    )
+    gradient_norm = optimizer.step(learning_rate)
+
+    if global_step % _LOG_INTERVAL == 0:
+        _log(workload, global_step, loss, gradient_norm, optimizer_state)
+    return optimizer_state, current_param_container, model_state
+
+
+def _dropout(settings: Settings) -> dict[str, float]:
+    """Leaves the workload's own default in place where none is set."""
+    rate = settings.dropout_rate
+    return {} if rate is None else {'dropout_rate': rate}
+
+
+def _likelihood(
+    settings: Settings, loss_type: Any, outputs: Any, batch: Mapping[str, Any]
+) -> labels.Likelihood | None:
+    """Returns what to sample labels from, None for the training labels."""
+    if settings.fisher_type == 'empirical':
+        return None
+    likelihood = labels.likelihood_of(loss_type.name, outputs, batch)
+    if likelihood is None:
+        logging.log_first_n(
+            logging.WARNING,
+            'K-FAC: no label distribution is known for a loss of type %s; using the '
+            'empirical Fisher in place of the Monte-Carlo one.',
+            1,
+            loss_type.name,
+        )
+    return likelihood
+
+
+def _sampled_gradient(
+    likelihood: labels.Likelihood,
+    workload: Any,
+    outputs: torch.Tensor,
+    batch: Mapping[str, Any],
+    seed: int,
+) -> torch.Tensor:
+    scale = (
+        labels.squared_error_scale(workload, outputs)
+        if likelihood is labels.Likelihood.GAUSSIAN
+        else 1.0
+    )
+    # A generator of its own: sampling labels must not shift the dropout of others.
+    generator = torch.Generator(outputs.device).manual_seed(seed)
+    return labels.sampled_output_gradient(likelihood, outputs, batch, generator, scale)
+
+
+def _log(
+    workload: Any,
+    global_step: int,
+    loss: torch.Tensor,
+    gradient_norm: torch.Tensor,
+    optimizer_state: Mapping[str, Any],
+) -> None:
+    scalars = {'loss': loss.item(), 'grad_norm': gradient_norm.item()}
+    preconditioner = optimizer_state.get('preconditioner')
+    counters = {'skipped_steps': optimizer_state['optimizer'].skipped_steps}
+    if preconditioner is not None:
+        counters.update(preconditioner.counters)
+    if workload.metrics_logger is not None:
+        workload.metrics_logger.append_scalar_metrics(
+            {**scalars, **{f'kfac/{name}': n for name, n in counters.items()}},
+            global_step,
+        )
+    logging.info(
+        '%d) loss = %.4f, grad_norm = %.4f, %s',
+        global_step,
+        scalars['loss'],
+        scalars['grad_norm'],
+        ', '.join(f'{name} = {n}' for name, n in counters.items()),
+    )
+
+
+def prepare_for_eval(
+    workload: Any,
+    current_param_container: torch.nn.Module,
+    current_params_types: Any,
+    model_state: Any,
+    hyperparameters: Any,
+    loss_type: Any,
+    optimizer_state: dict[str, Any],
+    eval_results: Any,
+    global_step: int,
+    rng: Any,
+) -> tuple[dict[str, Any], torch.nn.Module, Any]:
+    """Returns everything as it is: the parameters are ready for evaluation."""
+    del workload, current_params_types, hyperparameters, loss_type, eval_results
+    del global_step, rng
+    return optimizer_state, current_param_container, model_state
+
+
+def data_selection(
+    workload: Any,
+    input_queue: Iterator[Mapping[str, Any]],
+    optimizer_state: dict[str, Any],
+    current_param_container: torch.nn.Module,
+    model_state: Any,
+    hyperparameters: Any,
+    global_step: int,
+    rng: Any,
+) -> Mapping[str, Any]:
+    """Returns the next batch of the shuffled, endless training queue."""
+    del workload, optimizer_state, current_param_container, model_state
+    del hyperparameters, global_step, rng
+    return next(input_queue)
