@@ -1,0 +1,92 @@
+"""The workloads of the built-in runner, by name.
+
+Modules are imported when a workload is asked for, so listing the names needs
+neither data nor the other framework.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from workloads_overrides.runner.errors import RunnerError
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A workload: its base workload and where each framework's class is.
+
+    Attributes:
+        base: Name of the base workload; its own name unless it is a variant.
+        implementations: Framework to `'module:Class'`.
+    """
+
+    base: str
+    implementations: Mapping[str, str]
+
+
+_OGBG = 'workloads_overrides.ogbg_chembl'
+_VIT = 'workloads_overrides.imagenet_vit_fashion_mnist'
+
+WORKLOADS: dict[str, Entry] = {
+    'ogbg_chembl': Entry(
+        base='ogbg_chembl',
+        implementations={'pytorch': f'{_OGBG}.pytorch_workload:OgbgChemblWorkload'},
+    ),
+    'ogbg_chembl_full': Entry(
+        base='ogbg_chembl',
+        implementations={'pytorch': f'{_OGBG}.pytorch_workload:OgbgChemblFullWorkload'},
+    ),
+    'imagenet_vit_fashion_mnist': Entry(
+        base='imagenet_vit_fashion_mnist',
+        implementations={
+            'pytorch': f'{_VIT}.pytorch_workload:ImagenetVitFashionMnistWorkload'
+        },
+    ),
+    'imagenet_vit_fashion_mnist_s16': Entry(
+        base='imagenet_vit_fashion_mnist',
+        implementations={
+            'pytorch': f'{_VIT}.pytorch_workload:ImagenetVitFashionMnistS16Workload'
+        },
+    ),
+}
+
+
+def _entry(name: str) -> Entry:
+    if name not in WORKLOADS:
+        raise RunnerError(
+            f'Unknown workload {name!r}; there are: {", ".join(sorted(WORKLOADS))}.'
+        )
+    return WORKLOADS[name]
+
+
+def base_name(name: str) -> str:
+    """Returns the name of the base workload that `name` is a variant of."""
+    return _entry(name).base
+
+
+def workload_class(name: str, framework: str) -> type[Any]:
+    """Imports and returns the class of a workload.
+
+    Args:
+        name: Name of the workload.
+        framework: `'pytorch'` or `'jax'`.
+
+    Raises:
+        RunnerError: If the workload is unknown or has no implementation in this
+            framework.
+    """
+    implementations = _entry(name).implementations
+    if framework not in implementations:
+        raise RunnerError(
+            f'Workload {name!r} has no implementation for framework {framework!r}; '
+            f'it has one for: {", ".join(sorted(implementations))}.'
+        )
+    module_name, class_name = implementations[framework].split(':')
+    found: type[Any] = getattr(importlib.import_module(module_name), class_name)
+    return found
+
+
+def load_workload(name: str, framework: str) -> Any:
+    """Returns a new object of a workload; arguments as for `workload_class`."""
+    return workload_class(name, framework)()

@@ -1,0 +1,86 @@
+"""What a trial records of its workload, software and machine."""
+
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import numpy as np
+import torch
+from absl import logging
+
+# Mappings over all parameters, and not yet known before the model exists.
+_NOT_RECORDED = ('param_shapes', 'model_params_types')
+
+
+def meta_data(workload: Any, rng_seed: int) -> dict[str, Any]:
+    """Returns the content of a trial's `meta_data_<preemption>.json`."""
+    return {
+        **_workload_facts(workload),
+        **_software_facts(),
+        **_hardware_facts(),
+        'rng_seed': rng_seed,
+    }
+
+
+def _workload_facts(workload: Any) -> dict[str, Any]:
+    facts = {}
+    for name in dir(workload):
+        if name.startswith('_') or name in _NOT_RECORDED:
+            continue
+        try:
+            value = getattr(workload, name)
+        except Exception as error:
+            # A property may need what this workload does not have; a record of
+            # facts is no reason to end a run.
+            logging.info('workload.%s is not recorded: %s', name, error)
+            continue
+        if isinstance(value, bool | int | float | str):
+            facts[f'workload.{name}'] = value
+    return facts
+
+
+def _software_facts() -> dict[str, Any]:
+    return {
+        'os_platform': platform.platform(),
+        'python_version': platform.python_version(),
+        'python_compiler': platform.python_compiler(),
+        'torch_version': torch.__version__,
+        'numpy_version': np.__version__,
+        'git_commit_hash': _git('rev-parse', 'HEAD'),
+        'git_branch': _git('rev-parse', '--abbrev-ref', 'HEAD'),
+        'git_changed_files': _git('status', '--porcelain', '--untracked-files=no'),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ['git', *arguments], capture_output=True, check=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        logging.info('git %s is not recorded: %s', arguments[0], error)
+        return None
+    return done.stdout.strip()
+
+
+def _hardware_facts() -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        'cpu_model_name': _cpu_model_name(),
+        'cpu_count': os.cpu_count(),
+        'torch_num_threads': torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        facts['gpu_model_name'] = torch.cuda.get_device_name(0)
+        facts['gpu_count'] = torch.cuda.device_count()
+    return facts
+
+
+def _cpu_model_name() -> str:
+    cpu_info = pathlib.Path('/proc/cpuinfo')
+    if cpu_info.exists():
+        for line in cpu_info.read_text(encoding='utf-8').splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor()

@@ -1,0 +1,70 @@
+"""The JSON files of a trial, beside its measurements and checkpoints."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from absl import logging
+
+from workloads_overrides.runner import facts
+from workloads_overrides.runner.atomic_files import read_json, write_json
+from workloads_overrides.runner.config import TrialConfig
+from workloads_overrides.runner.errors import RunnerError
+from workloads_overrides.runner.search_space import as_hyperparameters
+
+
+def keep_hyperparameters(trial_dir: pathlib.Path, hyperparameters: Any) -> Any:
+    """Writes `hparams.json`, or returns what an earlier process wrote there.
+
+    Args:
+        trial_dir: Folder of the trial.
+        hyperparameters: A named tuple, or None under the self-tuning ruleset.
+    """
+    if hyperparameters is None:
+        return None
+    path = trial_dir / 'hparams.json'
+    if not path.exists():
+        write_json(path, hyperparameters._asdict())
+        return hyperparameters
+    saved = as_hyperparameters(read_json(path))
+    if saved._asdict() != hyperparameters._asdict():
+        logging.warning(
+            '%s differs from the search space; the trial goes on with the file: %s',
+            path,
+            saved,
+        )
+    return saved
+
+
+def keep_seed(trial_dir: pathlib.Path, rng_seed: int | None) -> int:
+    """Returns the seed of a trial: an earlier process's, the given or a new one.
+
+    Raises:
+        RunnerError: If the given seed is not the one that the trial began with.
+    """
+    path = trial_dir / 'meta_data_0.json'
+    if path.exists():
+        saved: int = read_json(path)['rng_seed']
+        if rng_seed is not None and rng_seed != saved:
+            raise RunnerError(
+                f'The trial in {trial_dir} began with rng_seed {saved}, so it cannot '
+                f'go on with {rng_seed}; leave the seed out or use {saved}.'
+            )
+        return saved
+    return int.from_bytes(os.urandom(4), 'little') if rng_seed is None else rng_seed
+
+
+def write_run_facts(
+    trial_dir: pathlib.Path,
+    preemption_count: int,
+    workload: Any,
+    config: TrialConfig,
+    rng_seed: int,
+) -> None:
+    """Writes `meta_data_<preemption>.json` and `flags_<preemption>.json`."""
+    write_json(
+        trial_dir / f'meta_data_{preemption_count}.json',
+        facts.meta_data(workload, rng_seed),
+    )
+    write_json(trial_dir / f'flags_{preemption_count}.json', dataclasses.asdict(config))
