@@ -1,0 +1,1 @@
+"""A molecule workload that works offline, in place of AlgoPerf's ogbg."""

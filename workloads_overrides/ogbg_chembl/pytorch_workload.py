@@ -1,0 +1,231 @@
+"""The workload in PyTorch."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from workloads_overrides import random_utils, spec
+from workloads_overrides.ogbg_chembl import metrics
+from workloads_overrides.ogbg_chembl.graph_batches import (
+    EvaluationQueue,
+    GraphsTuple,
+    TrainingQueue,
+)
+from workloads_overrides.ogbg_chembl.pytorch_model import GraphNetwork
+from workloads_overrides.ogbg_chembl.workload import (
+    DROPOUT_RATE,
+    BaseOgbgChemblWorkload,
+)
+
+
+def _device() -> torch.device:
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+
+def _parameter_type(name: str) -> spec.ParameterType:
+    is_bias = name.endswith('bias')
+    if 'norm_' in name:
+        if is_bias:
+            return spec.ParameterType.LAYER_NORM_BIAS
+        return spec.ParameterType.LAYER_NORM_SCALE
+    return spec.ParameterType.BIAS if is_bias else spec.ParameterType.WEIGHT
+
+
+class TorchQueue(Iterator[dict[str, Any]]):
+    """Turns the arrays of a queue into tensors on a device."""
+
+    def __init__(
+        self, queue: TrainingQueue | EvaluationQueue, device: torch.device
+    ) -> None:
+        self.queue = queue
+        self._device = device
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def __next__(self) -> dict[str, Any]:
+        batch = next(self.queue)
+        graph = batch['inputs']
+        return {
+            'inputs': GraphsTuple(
+                *(None if field is None else self._tensor(field) for field in graph)
+            ),
+            'targets': self._tensor(batch['targets']),
+            'weights': self._tensor(batch['weights']).bool(),
+        }
+
+    def skip(self, num_batches: int) -> None:
+        """Passes over batches without building them."""
+        self.queue.skip(num_batches)
+
+
+class OgbgChemblWorkload(BaseOgbgChemblWorkload):
+    """The default size, for a CPU."""
+
+    def _build_input_queue(
+        self,
+        data_rng: spec.RandomState,
+        split: str,
+        data_dir: str | None,
+        global_batch_size: int,
+        cache: bool | None = None,
+        repeat_final_dataset: bool | None = None,
+        num_batches: int | None = None,
+    ) -> TorchQueue:
+        """Returns batches of tensors: 'inputs', 'targets' and 'weights'."""
+        # The data is in memory already and every queue is endless.
+        del cache, repeat_final_dataset, num_batches
+        queue = self._graph_queue(data_rng, split, data_dir, global_batch_size)
+        return TorchQueue(queue, _device())
+
+    def init_model_fn(self, rng: spec.RandomState) -> tuple[nn.Module, None]:
+        """Returns a new model; the same key gives the same parameters."""
+        torch.manual_seed(int(rng[0]))
+        model = GraphNetwork(
+            num_outputs=self.num_outputs,
+            latent_dim=self.latent_dim,
+            hidden_dims=self.hidden_dims,
+            num_message_passing_steps=self.num_message_passing_steps,
+            activation_fn_name=self.activation_fn_name,
+        )
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._param_shapes = shapes
+        self._param_types = {name: _parameter_type(name) for name in shapes}
+        return model.to(_device()), None
+
+    def model_fn(
+        self,
+        params: nn.Module,
+        augmented_and_preprocessed_input_batch: spec.Batch,
+        model_state: Any,
+        mode: spec.ForwardPassMode,
+        rng: spec.RandomState,
+        update_batch_norm: bool,
+        dropout_rate: float = DROPOUT_RATE,
+    ) -> tuple[torch.Tensor, None]:
+        """Returns logits `[n_graphs, 128]` and no state."""
+        del rng, update_batch_norm  # Dropout draws from torch; no batch norm.
+        if model_state is not None:
+            raise ValueError(f'model_state: expected None, got {model_state!r}.')
+        training = mode == spec.ForwardPassMode.TRAIN
+        params.train(training)
+        with contextlib.nullcontext() if training else torch.no_grad():
+            logits = params(
+                augmented_and_preprocessed_input_batch['inputs'],
+                dropout_rate=dropout_rate,
+            )
+        return logits, None
+
+    def loss_fn(
+        self,
+        label_batch: torch.Tensor,
+        logits_batch: torch.Tensor,
+        mask_batch: torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> dict[str, torch.Tensor]:
+        """Returns the sigmoid cross entropy of the labels that exist.
+
+        Args:
+            label_batch: 0 or 1, anything where the mask is false, `[n, n_tasks]`.
+            logits_batch: `[n, n_tasks]`.
+            mask_batch: where there is a label, `[n, n_tasks]`; None for everywhere.
+            label_smoothing: weight of the uniform distribution over the tasks,
+                AlgoPerf's rule for this workload: labels move towards
+                1 / n_tasks, although each task is a binary choice.
+
+        Returns:
+            'summed', a scalar; 'n_valid_examples', the number of labels, a scalar;
+            'per_example', `[n, n_tasks]`, 0 where there is no label.
+        """
+        if mask_batch is None:
+            mask_batch = torch.ones_like(label_batch)
+        if not label_batch.shape == logits_batch.shape == mask_batch.shape:
+            raise ValueError(
+                f'Labels {tuple(label_batch.shape)}, logits '
+                f'{tuple(logits_batch.shape)} and mask {tuple(mask_batch.shape)} '
+                'must have the same shape.'
+            )
+        mask = mask_batch.bool()
+        labels = torch.where(mask, label_batch, 0).to(logits_batch.dtype)
+        num_tasks = labels.shape[-1]
+        labels = (1 - label_smoothing) * labels + label_smoothing / num_tasks
+        losses = F.binary_cross_entropy_with_logits(
+            logits_batch, labels, reduction='none'
+        )
+        losses = torch.where(mask, losses, 0)
+        return {
+            'summed': losses.sum(),
+            'n_valid_examples': mask.sum(),
+            'per_example': losses,
+        }
+
+    def _eval_model_on_split(
+        self,
+        split: str,
+        num_examples: int,
+        global_batch_size: int,
+        params: nn.Module,
+        model_state: Any,
+        rng: spec.RandomState,
+        data_dir: str | None,
+        global_step: int = 0,
+    ) -> dict[str, float]:
+        """Returns the metrics over every graph of the split, each once."""
+        # How many graphs a batch holds varies, so the queue counts the batches.
+        del num_examples, global_step
+        data_rng, model_rng = random_utils.split(rng)
+        key = f'{split} {global_batch_size} {data_dir}'
+        if key not in self._eval_iters:
+            self._eval_iters[key] = self._build_input_queue(
+                data_rng, split, data_dir, global_batch_size
+            )
+        batches = self._eval_iters[key]
+        assert isinstance(batches, TorchQueue)
+        assert isinstance(batches.queue, EvaluationQueue)
+        summed_loss = 0.0
+        collected: dict[str, list[np.ndarray]] = {
+            'logits': [],
+            'labels': [],
+            'mask': [],
+        }
+        for _ in range(batches.queue.batches_per_pass):
+            batch = next(batches)
+            logits, _ = self.model_fn(
+                params,
+                batch,
+                model_state,
+                spec.ForwardPassMode.EVAL,
+                model_rng,
+                update_batch_norm=False,
+            )
+            loss = self.loss_fn(batch['targets'], logits, batch['weights'])
+            summed_loss += loss['summed'].item()
+            collected['logits'].append(logits.cpu().numpy())
+            collected['labels'].append(batch['targets'].cpu().numpy())
+            collected['mask'].append(batch['weights'].cpu().numpy())
+        arrays = {name: np.concatenate(parts) for name, parts in collected.items()}
+        return metrics.evaluate(**arrays, summed_loss=summed_loss)
+
+
+class OgbgChemblFullWorkload(OgbgChemblWorkload):
+    """`ogbg_chembl_full`: the size of AlgoPerf's ogbg model, for a GPU."""
+
+    @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """Widths of the layers of every update function."""
+        return (256,)
+
+    @property
+    def latent_dim(self) -> int:
+        """Width of the embedded nodes and edges."""
+        return 256
+
+    @property
+    def num_message_passing_steps(self) -> int:
+        """Number of graph network layers."""
+        return 5
