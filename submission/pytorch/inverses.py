@@ -17,6 +17,15 @@ def mean_eigenvalue(factor: Tensor) -> Tensor:
     return factor.diagonal(dim1=-2, dim2=-1).mean()
 
 
+def vanishing_eigenvalue(dtype: torch.dtype) -> float:
+    """Returns the size below which a mean eigenvalue is lost to underflow.
+
+    It is a sum of squares; the squares of the smaller gradients in it have
+    underflowed well before the sum itself does.
+    """
+    return torch.finfo(dtype).tiny * 1e8
+
+
 def damped_inverse(factor: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """Inverts a factor after adding its share of the damping.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..settings import Settings
 from . import communication
 from .capture import Capture, Sums
-from .inverses import damped_inverse
+from .inverses import damped_inverse, mean_eigenvalue, vanishing_eigenvalue
 from .layers import Assignment, KFACLayer, assign_parameters, format_assignments
 from .weight_sharing import BatchStructure, ExpandSums, ReduceSums
 
@@ -97,8 +97,8 @@ class KFACPreconditioner:
         """Moves the averages of the factors towards the captured ones.
 
         A layer keeps its averages if it was not reached, if a factor is not finite
-        (counted and logged), or if a factor is exactly zero: the gradient below a
-        zero-initialised layer says nothing about curvature.
+        (counted and logged), or if a factor vanishes to floating-point precision:
+        the gradient below a zero-initialised layer says nothing about curvature.
 
         Args:
           capture: The capture of this step, after its backward pass.
@@ -113,7 +113,7 @@ class KFACPreconditioner:
             if layer.name not in sums:
                 continue
             factors = sums[layer.name].kronecker_factors(loss_terms, gradient_scale)
-            sizes = torch.stack([f.diagonal(dim1=-2, dim2=-1).sum() for f in factors])
+            sizes = torch.stack([mean_eigenvalue(f) for f in factors])
             if not bool(torch.isfinite(torch.stack([f.sum() for f in factors])).all()):
                 self.counters['skipped_statistics'] += 1
                 logging.warning(
@@ -121,7 +121,7 @@ class KFACPreconditioner:
                     layer.name,
                 )
                 continue
-            if not bool((sizes > 0).all()):
+            if not bool((sizes > vanishing_eigenvalue(sizes.dtype)).all()):
                 continue
             state = self._states.get(layer.name)
             if state is None:
