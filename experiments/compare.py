@@ -1,0 +1,212 @@
+r"""Compares K-FAC-expand, K-FAC-reduce and the NAdamW reference: `make run`.
+
+Each method trains the workload once with the same seed, the initial parameters and
+the data order included, through the built-in runner. NAdamW takes the workload's
+reference hyperparameters (`experiments/references.json`, set by
+`experiments.set_targets`), K-FAC the first point of `tuning_search_space.json` with
+its approximation, the same for every workload.
+
+Prints a table and writes, to `runs/<workload>_<framework>/`, `summary.json`,
+`details.json` (curves, hyperparameters, seed, machine) and `comparison.png`.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from experiments import plots, trials
+from submission.settings import Settings
+from workloads_overrides import registry
+from workloads_overrides.runner.errors import RunnerError
+
+ROOT = pathlib.Path(__file__).parent.parent
+REFERENCES = ROOT / 'experiments' / 'references.json'
+SEARCH_SPACE = ROOT / 'tuning_search_space.json'
+METHODS = ('nadamw', 'kfac_expand', 'kfac_reduce')
+
+_WORKLOAD = flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+_FRAMEWORK = flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of all methods.')
+_OUTPUT = flags.DEFINE_string('output_dir', 'runs', 'Where results go.')
+_EVAL_EVERY = flags.DEFINE_integer('eval_every_steps', 20, 'Steps between evaluations.')
+_THREADS = flags.DEFINE_integer('num_threads', 2, 'Threads of PyTorch.')
+
+
+def hyperparameters_of(method: str, workload: str) -> dict[str, Any]:
+    """Returns the hyperparameters that a method runs with.
+
+    Args:
+      method: One of `METHODS`.
+      workload: Name of the workload; only the NAdamW reference depends on it.
+
+    Raises:
+      ValueError: If there is no reference for the workload, or no point with the
+        method's approximation.
+    """
+    if method == 'nadamw':
+        references = json.loads(REFERENCES.read_text())
+        name = registry.base_name(workload)
+        if name not in references:
+            raise ValueError(
+                f'{REFERENCES} has no NAdamW reference for workload {name!r}; it has '
+                f'{", ".join(references)}. Run python -m experiments.set_targets '
+                f'--workload={name}.'
+            )
+        point: dict[str, Any] = references[name]['hyperparameters']
+        return point
+    approximation = method.removeprefix('kfac_')
+    for point in json.loads(SEARCH_SPACE.read_text()):
+        if point['approximation'] == approximation:
+            return point
+    raise ValueError(f'{SEARCH_SPACE} has no point with approximation {approximation}.')
+
+
+def compare(
+    workload: str,
+    framework: str,
+    seed: int,
+    folder: pathlib.Path,
+    eval_every_steps: int,
+    num_threads: int,
+) -> dict[str, trials.Record]:
+    """Trains every method and returns method name to record.
+
+    A comparison that was cut short goes on where it was; a complete one in `folder`
+    is replaced.
+    """
+    if (folder / 'summary.json').exists():
+        shutil.rmtree(folder)
+    elif folder.exists():
+        logging.info('Going on with the comparison in %s.', folder)
+    records = {}
+    for number, method in enumerate(METHODS, start=1):
+        point = hyperparameters_of(method, workload)
+        # A mistake in a search space should not wait for the methods before it.
+        Settings.from_hyperparameters(point)
+        trial = trials.Trial(method, workload, framework, point, seed)
+        print(
+            f'[{number}/{len(METHODS)}] {method} on {workload}, at most '
+            f'{trials.schedule_steps(trial)} steps',
+            flush=True,
+        )
+        records[method] = trials.run(
+            trial,
+            folder / 'trials' / method,
+            eval_every_steps=eval_every_steps,
+            num_threads=num_threads,
+            stop_at_targets=True,
+            resume=True,
+        )
+    return records
+
+
+def summarise(
+    workload: str,
+    framework: str,
+    target: float,
+    records: Mapping[str, trials.Record],
+) -> dict[str, Any]:
+    """Returns the content of `summary.json`."""
+    return {
+        'workload': workload,
+        'framework': framework,
+        'target': target,
+        'methods': {
+            method: {
+                'steps_to_target': record.steps_to(target),
+                'seconds_to_target': record.seconds_to(target),
+                'seconds_per_step': record.seconds_per_step,
+                'final_metric': record.validation[-1],
+            }
+            for method, record in records.items()
+        },
+    }
+
+
+def format_table(summary: Mapping[str, Any]) -> str:
+    """Formats a summary as a table, with each method's ratio to NAdamW."""
+    header = (
+        'method',
+        'steps to target',
+        'seconds to target',
+        'ms a step',
+        'steps / NAdamW',
+        'seconds / NAdamW',
+        'final metric',
+    )
+    reference = summary['methods']['nadamw']
+    rows = [header]
+    for method, values in summary['methods'].items():
+        rows.append(
+            (
+                method,
+                _number(values['steps_to_target'], '.0f'),
+                _number(values['seconds_to_target'], '.1f'),
+                f'{1e3 * values["seconds_per_step"]:.1f}',
+                _ratio(values, reference, 'steps_to_target'),
+                _ratio(values, reference, 'seconds_to_target'),
+                f'{values["final_metric"]:.4f}',
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = [
+        ' | '.join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    lines.insert(1, '-|-'.join('-' * width for width in widths))
+    return '\n'.join(lines)
+
+
+def _number(value: float | None, spec: str) -> str:
+    return 'not reached' if value is None else format(value, spec)
+
+
+def _ratio(values: Mapping[str, Any], reference: Mapping[str, Any], key: str) -> str:
+    if values[key] is None or reference[key] is None:
+        return '-'
+    return f'{values[key] / reference[key]:.3f}'
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the comparison, prints the table and writes the files."""
+    del argv
+    name, framework = _WORKLOAD.value, _FRAMEWORK.value
+    folder = pathlib.Path(_OUTPUT.value) / f'{name}_{framework}'
+    try:
+        workload = registry.load_workload(name, framework)
+        records = compare(
+            name, framework, _SEED.value, folder, _EVAL_EVERY.value, _THREADS.value
+        )
+    except (RunnerError, ValueError) as error:
+        sys.exit(f'Error: {error}')
+    target = workload.validation_target_value
+    summary = summarise(name, framework, target, records)
+    details = {
+        **summary,
+        'seed': _SEED.value,
+        'records': {m: dataclasses.asdict(record) for m, record in records.items()},
+    }
+    plots.plot_curves(
+        {method: [record] for method, record in records.items()},
+        target,
+        f'{name}: {workload.target_metric_name}',
+        folder / 'comparison.png',
+    )
+    (folder / 'details.json').write_text(json.dumps(details, indent=1) + '\n')
+    (folder / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    print(f'\nTarget: validation {workload.target_metric_name} above {target}\n')
+    print(format_table(summary))
+    print(f'\nWritten to {folder}: summary.json, details.json, comparison.png')
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,256 @@
+"""Trains single trials through the built-in runner and keeps what they did."""
+
+import concurrent.futures
+import csv
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from workloads_overrides import registry
+from workloads_overrides.runner.config import StudyConfig
+from workloads_overrides.runner.study import run_study
+
+SUBMISSION_PATHS = {'pytorch': 'submission/pytorch_submission.py'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training run.
+
+    Attributes:
+      method: Name under which the run is reported.
+      workload: Name of the workload.
+      framework: Framework of submission and workload.
+      hyperparameters: A point of a search space.
+      seed: Seed of initialisation, data order, dropout and sampled labels.
+    """
+
+    method: str
+    workload: str
+    framework: str
+    hyperparameters: Mapping[str, Any]
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Identifies the trial among recorded ones."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a trial did.
+
+    Attributes:
+      trial: The trial.
+      steps: Steps at which it was evaluated.
+      seconds: Submission time at each evaluation (training only).
+      validation: The target metric on the validation split at each evaluation.
+      test: The same on the test split.
+      seconds_per_step: Submission time for each step.
+      machine: Where it ran.
+    """
+
+    trial: Trial
+    steps: list[int]
+    seconds: list[float]
+    validation: list[float]
+    test: list[float]
+    seconds_per_step: float
+    machine: Mapping[str, Any]
+
+    def first_above(self, target: float) -> int | None:
+        """Index of the first evaluation above a validation target, or None."""
+        for index, value in enumerate(self.validation):
+            if value > target:
+                return index
+        return None
+
+    def steps_to(self, target: float) -> int | None:
+        """Steps to the first evaluation above a validation target, or None."""
+        index = self.first_above(target)
+        return None if index is None else self.steps[index]
+
+    def seconds_to(self, target: float) -> float | None:
+        """Submission time at the first evaluation above a target, or None."""
+        index = self.first_above(target)
+        return None if index is None else self.seconds[index]
+
+
+def schedule_steps(trial: Trial) -> int:
+    """Returns the length of the trial's learning-rate schedule in steps."""
+    workload = registry.load_workload(trial.workload, trial.framework)
+    return round(trial.hyperparameters['step_hint_factor'] * workload.step_hint)
+
+
+def run(
+    trial: Trial,
+    folder: pathlib.Path,
+    *,
+    eval_every_steps: int,
+    num_threads: int,
+    stop_at_targets: bool,
+    resume: bool,
+) -> Record:
+    """Trains a trial to the end of its schedule.
+
+    Args:
+      trial: What to train.
+      folder: Folder of the trial's files.
+      eval_every_steps: Steps between evaluations.
+      num_threads: Threads within a PyTorch operation.
+      stop_at_targets: Whether to stop once both targets are reached.
+      resume: Goes on with the files in `folder`; otherwise they are deleted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    search_space = folder / 'search_space.json'
+    search_space.write_text(json.dumps([dict(trial.hyperparameters)], indent=2) + '\n')
+    (result,) = run_study(
+        StudyConfig(
+            workload=trial.workload,
+            framework=trial.framework,
+            submission_path=SUBMISSION_PATHS[trial.framework],
+            experiment_dir=str(folder.parent),
+            experiment_name=folder.name,
+            tuning_search_space=str(search_space),
+            num_tuning_trials=1,
+            hparam_start_index=0,
+            hparam_end_index=1,
+            rng_seed=trial.seed,
+            max_global_steps=schedule_steps(trial),
+            eval_every_steps=eval_every_steps,
+            num_threads=num_threads,
+            save_intermediate_checkpoints=False,
+            stop_at_targets=stop_at_targets,
+            resume_last_run=resume,
+            overwrite=not resume,
+        )
+    )
+    trial_folder = folder / f'{trial.workload}_{trial.framework}' / 'trial_1'
+    with (trial_folder / 'eval_measurements.csv').open() as file:
+        rows = list(csv.DictReader(file))
+
+    def column(name: str, digits: int) -> list[float]:
+        return [round(float(row[name]), digits) for row in rows]
+
+    metric = result.target_metric_name
+    assert result.seconds_per_step is not None
+    return Record(
+        trial=trial,
+        steps=[int(row['global_step']) for row in rows],
+        seconds=column('accumulated_submission_time', 3),
+        validation=column(f'validation/{metric}', 5),
+        test=column(f'test/{metric}', 5),
+        seconds_per_step=round(result.seconds_per_step, 5),
+        machine={**machine(), 'num_threads': num_threads},
+    )
+
+
+def machine() -> dict[str, Any]:
+    """Says where and with what a measurement was made."""
+    return {
+        'processor': _processor_name(),
+        'cores': os.cpu_count(),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'device': torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
+    }
+
+
+def _processor_name() -> str:
+    cpuinfo = pathlib.Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith('model name'):
+                return line.split(':', 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def load_records(path: pathlib.Path) -> list[Record]:
+    """Reads records, one in a line; none if there is no such file."""
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            values['trial'] = Trial(**values['trial'])
+            records.append(Record(**values))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{path}, line {number}, is not a record of a trial ({error}). '
+                'Delete the line to train that trial again.'
+            ) from error
+    return records
+
+
+def run_all(
+    trials: Sequence[Trial],
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    *,
+    eval_every_steps: int,
+    processes: int,
+) -> list[Record]:
+    """Trains the trials that `path` has no record of, several at a time.
+
+    Each record is appended to `path` as its trial ends, so a run that is killed
+    loses at most the trials under way, and those resume from their checkpoints.
+
+    Args:
+      trials: What to train, to the end of the schedule of each.
+      path: File of the records.
+      folder: Where the runner's files go.
+      eval_every_steps: Steps between evaluations.
+      processes: How many trials train at once, each on one thread.
+
+    Returns:
+      The records of all the trials, in their order.
+    """
+    done = {record.trial.key: record for record in load_records(path)}
+    missing = [trial for trial in trials if trial.key not in done]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A fresh interpreter for each: PyTorch's threads do not survive a fork.
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context('spawn')
+    ) as pool:
+        futures = [
+            pool.submit(_run_in_process, trial, folder, eval_every_steps)
+            for trial in missing
+        ]
+        for record in _as_completed(futures):
+            with path.open('a') as file:
+                file.write(json.dumps(dataclasses.asdict(record)) + '\n')
+            done[record.trial.key] = record
+    return [done[trial.key] for trial in trials]
+
+
+def _as_completed(
+    futures: Sequence['concurrent.futures.Future[Record]'],
+) -> Iterator[Record]:
+    completed = concurrent.futures.as_completed(futures)
+    for future in tqdm(completed, total=len(futures), unit='trial'):
+        yield future.result()
+
+
+def _run_in_process(
+    trial: Trial, folder: pathlib.Path, eval_every_steps: int
+) -> Record:
+    name = f'{trial.method}-{hashlib.sha256(trial.key.encode()).hexdigest()[:16]}'
+    return run(
+        trial,
+        folder / name,
+        eval_every_steps=eval_every_steps,
+        num_threads=1,
+        stop_at_targets=False,
+        resume=True,
+    )
