@@ -141,6 +141,12 @@ def test_augmentation_differs_between_visits(random_images):
     assert len({next(batches)['inputs'].tobytes() for _ in range(40)}) > 20
 
 
+def test_augmentation_differs_between_the_batches_of_an_epoch(random_images):
+    copies = Images(np.repeat(random_images.pixels[:1], 80, axis=0), np.arange(80))
+    batches = TrainBatches(copies, 8, KEY)
+    assert len({next(batches)['inputs'].tobytes() for _ in range(10)}) == 10
+
+
 def test_normalise_formula_and_layouts():
     pixels = np.arange(2 * 28 * 28).reshape(2, 28, 28).astype(np.uint8)
     channels_first = normalise(pixels, channels_last=False)
