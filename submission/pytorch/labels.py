@@ -58,7 +58,11 @@ def sampled_output_gradient(
     generator: torch.Generator,
     squared_error_scale: float = 1.0,
 ) -> Tensor:
-    """Samples labels and returns the summed loss's gradient with respect to outputs.
+    """Samples labels and returns the gradient of their loss with respect to outputs.
+
+    The mean of its outer product over samples is the Hessian of the summed loss. A
+    loss term of weight w has w times the Hessian of one of weight 1, so its gradient
+    is multiplied with the root of w.
 
     Args:
       likelihood: The predictive distribution.
@@ -89,7 +93,8 @@ def sampled_output_gradient(
     if weights is not None:
         # One weight for an example or position covers all its outputs.
         missing = outputs.dim() - weights.dim()
-        gradient = gradient * weights.reshape(weights.shape + (1,) * missing)
+        roots = weights.to(gradient.dtype).sqrt()
+        gradient = gradient * roots.reshape(roots.shape + (1,) * missing)
     return gradient
 
 

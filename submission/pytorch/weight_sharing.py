@@ -263,7 +263,7 @@ class FactorSums:
           gradient_scale: What the gradients have to be multiplied with to be those
             of the summed loss: M if they came from the mean loss.
         """
-        factor_a = self.inputs / self.input_count
+        factor_a = self.inputs / self.input_count.clamp(min=1)
         factor_b = self.gradients * (gradient_scale**2 / loss_terms)
         return factor_a, factor_b
 
@@ -302,7 +302,7 @@ class ExpandSums:
         """Returns the sums, or None if the layer was not reached both ways."""
         if self._inputs is None or self._gradients is None:
             return None
-        count = self._inputs.new_tensor(float(max(self._n_rows, 1)))
+        count = self._inputs.new_tensor(float(self._n_rows))
         return FactorSums(self._inputs, count, self._gradients)
 
 
@@ -362,7 +362,8 @@ class ReduceSums:
             inputs = inputs / at_least_one
         else:
             gradients = gradients / at_least_one
-        count = inputs.new_tensor(float(max(inputs.shape[0], 1)))
+        # Only examples with a position have an input to average over.
+        count = (self._positions > 0).sum().to(inputs.dtype)
         return FactorSums(_gram(inputs), count, _gram(gradients))
 
 
