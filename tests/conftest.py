@@ -1,0 +1,18 @@
+"""Settings that every test shares."""
+
+import hypothesis
+import pytest
+import torch
+
+# The tensors here are tiny: more threads only fight over the cores.
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile(
+    'project', deadline=None, derandomize=True, database=None, max_examples=40
+)
+hypothesis.settings.load_profile('project')
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)

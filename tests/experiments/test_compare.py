@@ -1,0 +1,96 @@
+import dataclasses
+import json
+
+import pytest
+
+from experiments import compare, plots, trials
+from submission.settings import Settings
+
+
+def make_record(method, steps, validation, seconds_per_step=0.1):
+    trial = trials.Trial(method, 'ogbg_chembl', 'pytorch', {'step_hint_factor': 1.0}, 0)
+    return trials.Record(
+        trial=trial,
+        steps=steps,
+        seconds=[seconds_per_step * step for step in steps],
+        validation=validation,
+        test=validation,
+        seconds_per_step=seconds_per_step,
+        machine={},
+    )
+
+
+RECORDS = {
+    'nadamw': make_record('nadamw', [20, 40, 60, 80], [0.2, 0.4, 0.5, 0.61]),
+    'kfac_expand': make_record('kfac_expand', [20, 40], [0.5, 0.6], 0.12),
+    'kfac_reduce': make_record('kfac_reduce', [20, 40], [0.5, 0.65], 0.11),
+}
+
+
+def test_summary_has_the_promised_keys():
+    summary = compare.summarise('ogbg_chembl', 'pytorch', 0.6, RECORDS)
+    assert set(summary) == {'workload', 'framework', 'target', 'methods'}
+    assert list(summary['methods']) == ['nadamw', 'kfac_expand', 'kfac_reduce']
+    assert summary['methods']['nadamw'] == {
+        'steps_to_target': 80,
+        'seconds_to_target': pytest.approx(8.0),
+        'seconds_per_step': 0.1,
+        'final_metric': 0.61,
+    }
+    # The target has to be exceeded; to equal it is not enough.
+    assert summary['methods']['kfac_expand']['steps_to_target'] is None
+    assert summary['methods']['kfac_expand']['seconds_to_target'] is None
+    json.dumps(summary)
+
+
+def test_table_gives_ratios_to_nadamw():
+    table = compare.format_table(
+        compare.summarise('ogbg_chembl', 'pytorch', 0.6, RECORDS)
+    )
+    expand, reduce = table.splitlines()[3:]
+    assert 'not reached' in expand
+    assert [cell.strip() for cell in reduce.split('|')] == [
+        'kfac_reduce',
+        '40',
+        '4.4',
+        '110.0',
+        '0.500',
+        '0.550',
+        '0.6500',
+    ]
+
+
+@pytest.mark.parametrize('workload', ['ogbg_chembl', 'imagenet_vit_fashion_mnist'])
+@pytest.mark.parametrize('method', compare.METHODS)
+def test_every_method_has_valid_hyperparameters(workload, method):
+    point = compare.hyperparameters_of(method, workload)
+    settings = Settings.from_hyperparameters(point)
+    expected = {'nadamw': 'none', 'kfac_expand': 'expand', 'kfac_reduce': 'reduce'}
+    assert settings.approximation == expected[method]
+
+
+def test_kfac_runs_with_the_same_hyperparameters_on_every_workload():
+    for method in ('kfac_expand', 'kfac_reduce'):
+        points = [
+            compare.hyperparameters_of(method, workload)
+            for workload in ('ogbg_chembl', 'imagenet_vit_fashion_mnist')
+        ]
+        assert points[0] == points[1]
+
+
+def test_workload_without_reference_names_the_command():
+    with pytest.raises(ValueError, match=r'set_targets --workload=ogbg_nothing'):
+        compare.hyperparameters_of('nadamw', 'ogbg_nothing')
+
+
+def test_plot_draws_single_runs_and_seed_bands(tmp_path):
+    path = tmp_path / 'plot.png'
+    shorter = dataclasses.replace(
+        RECORDS['nadamw'], steps=[20], seconds=[2.0], validation=[0.3]
+    )
+    runs = {
+        'nadamw': [RECORDS['nadamw'], shorter],
+        'kfac_reduce': [RECORDS['kfac_reduce']],
+    }
+    plots.plot_curves(runs, 0.6, 'title', path)
+    assert path.read_bytes().startswith(b'\x89PNG')
