@@ -9,6 +9,7 @@ Run it as `python -m experiments.exactness`.
 """
 
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -130,7 +131,7 @@ class DeepLinearNetwork(nn.Module):
         self.layers = nn.Sequential(
             *(
                 nn.Linear(d_in, d_out, bias=bias, dtype=torch.float64)
-                for d_in, d_out in zip(dims[:-1], dims[1:], strict=True)
+                for d_in, d_out in itertools.pairwise(dims)
             )
         )
         self._aggregation = aggregation
