@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 
 class KFACLayer:
@@ -21,7 +22,7 @@ class KFACLayer:
       name: Name of the (first) module in the model.
       modules: The modules that apply these parameters; several if they share them.
       weight: The weight parameter.
-      bias: The bias parameter, or None.
+      bias: The bias parameter; None if there is none or it is frozen.
       parameter_names: Names of weight and bias in the model.
       groups: Number of independent blocks of the layer's weight.
       input_dim: Columns of a block's weight matrix, the bias counted.
@@ -35,7 +36,9 @@ class KFACLayer:
         self.name = name
         self.modules: list[nn.Module] = [module]
         self.weight = module.weight
-        self.bias = module.bias if isinstance(module.bias, nn.Parameter) else None
+        self.bias: nn.Parameter | None = None
+        if isinstance(module.bias, nn.Parameter) and module.bias.requires_grad:
+            self.bias = module.bias
         names = ['weight'] if self.bias is None else ['weight', 'bias']
         self.parameter_names = [f'{name}.{n}' if name else n for n in names]
         self.output_dim = self.weight.shape[0] // self.groups
@@ -258,6 +261,9 @@ def _layer_of(
 
 def _layer_class(module: nn.Module) -> type[KFACLayer] | None:
     """Returns the class for a module, unless its forward pass is its own."""
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        # The output projection of `nn.MultiheadAttention`, which is never called.
+        return None
     forward = type(module).forward
     if forward is nn.Linear.forward:
         return LinearLayer
