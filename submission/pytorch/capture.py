@@ -60,7 +60,8 @@ class Capture:
         for layer in self._layers:
             hook = functools.partial(self._forward_hook, layer)
             for module in layer.modules:
-                self._handles.append(module.register_forward_hook(hook))
+                handle = module.register_forward_hook(hook, with_kwargs=True)
+                self._handles.append(handle)
         return self
 
     def __exit__(
@@ -75,23 +76,34 @@ class Capture:
         self._handles.clear()
 
     def _forward_hook(
-        self, layer: KFACLayer, module: nn.Module, args: tuple[Any, ...], output: Tensor
-    ) -> None:
+        self,
+        layer: KFACLayer,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Tensor,
+    ) -> Tensor | None:
         del module
         if not output.requires_grad:
-            return
+            return None
         sums = self._sums[layer.name]
+        inputs = args[0] if args else kwargs['input']
+        # Among padded positions the real ones have to be picked before any sum.
+        may_sum = sums.sums_positions and not self._structure.sequences
         with torch.no_grad():
-            rows, multiplicity = layer.input_rows(args[0], sums.sums_positions)
+            rows, multiplicity = layer.input_rows(inputs, may_sum)
             try:
                 sums.add_inputs(
                     self._structure.to_weight_sharing_format(rows, multiplicity)
                 )
             except AmbiguousRowsError as error:
                 self.errors[layer.name] = str(error)
-                return
-        # The edge, not the tensor: the model may change its output in place.
+                return None
+        # The edge, not the tensor: the model may change its output in place. Of a
+        # view, as `nn.Linear` returns for three axes, that would change the base, and
+        # gradients would go around the edge; so the model gets a copy.
         self._edges.append((layer, get_gradient_edge(output)))
+        return output.clone() if output._is_view() else None
 
     def watch_backward(self) -> None:
         """Takes the output gradients from the backward pass that follows."""

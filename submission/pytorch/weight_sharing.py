@@ -187,6 +187,9 @@ class BatchStructure:
           AmbiguousRowsError: If the rows of a graph batch fit neither its graphs,
             nodes nor edges, or more than one of them.
         """
+        if values.dim() == 2:
+            # A single vector, without any leading axis.
+            values = values.unsqueeze(0)
         if self.graph_rows is not None:
             flat = values.flatten(0, -3)
             graph_rows = self.graph_rows.get(flat.shape[0])
