@@ -1,0 +1,377 @@
+"""Rows, their examples and padding; the sums of both approximations."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from submission.pytorch.weight_sharing import (
+    AmbiguousRowsError,
+    BatchStructure,
+    ExpandSums,
+    FactorSums,
+    ReduceSums,
+    SharedTensor,
+)
+
+from .curvature import double
+
+D = 3
+
+
+class Graphs(NamedTuple):
+    """Only the counts are read."""
+
+    n_node: torch.Tensor
+    n_edge: torch.Tensor
+
+
+def _graph_batch(n_node, n_edge, weights=None):
+    batch = {'inputs': Graphs(torch.tensor(n_node), torch.tensor(n_edge))}
+    batch['targets'] = torch.zeros(len(n_node), 2)
+    if weights is not None:
+        batch['weights'] = torch.tensor(weights)
+    return batch
+
+
+def _share(batch, values, multiplicity=1):
+    """Values of shape `[..., d]` in weight-sharing format, one group."""
+    structure = BatchStructure.from_batch(batch)
+    return structure.to_weight_sharing_format(values.unsqueeze(-2), multiplicity)
+
+
+def _by_example(shared):
+    """The rows of each example."""
+    if shared.example_index is None:
+        return [rows.squeeze(1) for rows in shared.values]
+    return [
+        shared.values[shared.example_index == n].squeeze(1)
+        for n in range(shared.n_examples)
+    ]
+
+
+def _assert_examples(shared, expected):
+    assert shared.n_examples == len(expected)
+    for found, wanted in zip(_by_example(shared), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(
+        shared.rows().squeeze(1), torch.cat(list(expected)), rtol=0, atol=0
+    )
+    torch.testing.assert_close(
+        shared.sum_over_positions().squeeze(1),
+        torch.stack([rows.sum(0) for rows in expected]),
+    )
+    counts = [len(rows) * shared.multiplicity for rows in expected]
+    assert shared.positions().tolist() == counts
+
+
+BATCH = {'inputs': torch.zeros(4, D), 'targets': torch.zeros(4)}
+
+
+class TestExamplesAndPositions:
+    @pytest.mark.parametrize('middle', [(), (1,), (5,), (2, 3), (2, 1, 3)])
+    def test_any_number_of_middle_axes(self, middle):
+        values = double(4, *middle, D)
+        _assert_examples(_share(BATCH, values), values.reshape(4, -1, D))
+
+    def test_time_major(self):
+        values = double(5, 4, D)
+        _assert_examples(_share(BATCH, values), values.transpose(0, 1))
+
+    def test_examples_first_where_both_axes_fit(self):
+        values = double(4, 4, D)
+        _assert_examples(_share(BATCH, values), values)
+
+    def test_positions_folded_into_the_first_axis(self):
+        values = double(12, 2, D)
+        _assert_examples(_share(BATCH, values), values.reshape(4, 6, D))
+
+    @pytest.mark.parametrize('leading', [3, 5])
+    def test_rows_that_belong_to_no_example(self, leading):
+        """Such as a learnt query: each is an example of its own."""
+        values = double(leading, 2, D)
+        _assert_examples(_share(BATCH, values), values)
+
+    def test_a_single_vector(self):
+        values = double(D)
+        _assert_examples(_share(BATCH, values), values[None, None])
+
+    def test_multiplicity_counts_positions(self):
+        shared = _share(BATCH, double(4, 1, D), multiplicity=7)
+        assert shared.positions().tolist() == [7] * 4
+
+    @pytest.mark.parametrize(
+        'weights',
+        [
+            torch.tensor([1.0, 1.0, 0.0, 0.0]),
+            torch.tensor([0.0, 0.5, 0.0, 1.0]),
+            torch.tensor([False, True, True, False]),
+            torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]),
+        ],
+        ids=['last', 'any', 'boolean', 'several outputs'],
+    )
+    def test_examples_without_weight_are_padding(self, weights):
+        values = double(4, 5, D)
+        real = weights.bool().reshape(4, -1).any(1)
+        _assert_examples(_share({**BATCH, 'weights': weights}, values), values[real])
+
+    def test_nothing_but_padding(self):
+        shared = _share({**BATCH, 'weights': torch.zeros(4)}, double(4, 5, D))
+        assert shared.n_examples == 0
+        assert shared.rows().shape == (0, 1, D)
+
+    def test_targets_with_paddings(self):
+        """Speech workloads pass pairs; the first gives the number of examples."""
+        batch = {'inputs': torch.zeros(4, 9), 'targets': (torch.zeros(4, 6),) * 2}
+        values = double(4, 9, D)
+        _assert_examples(_share(batch, values), values)
+
+
+class TestTokens:
+    """Padded positions of sequences are left out."""
+
+    targets = torch.tensor([[5, 2, 0, 0], [3, 3, 3, 0], [0, 0, 0, 0]])
+    weights = (targets != 0).float()
+    inputs = torch.tensor([[7, 1, 1, 4, 0], [2, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+
+    def _batch(self, inputs=inputs):
+        return {'inputs': inputs, 'targets': self.targets, 'weights': self.weights}
+
+    def test_target_positions(self):
+        values = double(3, 4, D)
+        shared = _share(self._batch(), values)
+        _assert_examples(shared, [values[0, :2], values[1, :3]])
+
+    def test_source_positions(self):
+        values = double(3, 5, D)
+        shared = _share(self._batch(), values)
+        _assert_examples(shared, [values[0, :4], values[1, :1]])
+
+    def test_time_major(self):
+        values = double(4, 3, D)
+        shared = _share(self._batch(), values)
+        _assert_examples(shared, [values[:2, 0], values[:3, 1]])
+
+    def test_folded(self):
+        values = double(12, D)
+        shared = _share(self._batch(), values)
+        _assert_examples(shared, [values[:2], values[4:7]])
+
+    def test_equal_lengths_keep_what_is_real_in_either(self):
+        inputs = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+        values = double(3, 4, D)
+        shared = _share(self._batch(inputs), values)
+        _assert_examples(shared, [values[0, :3], values[1, :3]])
+
+    def test_other_lengths_drop_padding_examples_only(self):
+        values = double(3, 6, D)
+        _assert_examples(_share(self._batch(), values), values[:2])
+
+    def test_source_tokens_alone(self):
+        """Without weights, the zeros of the inputs are still padding."""
+        batch = {'inputs': self.inputs[:2], 'targets': self.targets[:2]}
+        values = double(2, 5, D)
+        _assert_examples(_share(batch, values), [values[0, :4], values[1, :1]])
+
+
+class TestGraphRows:
+    n_node, n_edge = (2, 3, 1, 4, 0), (4, 0, 2, 3, 0)
+
+    def _batch(self, weights=None):
+        return _graph_batch(self.n_node, self.n_edge, weights)
+
+    def test_padding_by_counts(self):
+        """The last graph with nodes and all after it, as jraph pads."""
+        nodes, edges, graphs = double(10, D), double(9, D), double(5, D)
+        batch = self._batch()
+        _assert_examples(_share(batch, nodes), [nodes[:2], nodes[2:5], nodes[5:6]])
+        _assert_examples(_share(batch, edges), [edges[:4], edges[4:4], edges[4:6]])
+        _assert_examples(_share(batch, graphs), graphs[:3, None])
+
+    def test_graphs_without_labels_are_padding(self):
+        batch = self._batch([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0] * 2, [0.0] * 2])
+        nodes, edges = double(10, D), double(9, D)
+        _assert_examples(_share(batch, nodes), [nodes[:2], nodes[5:6]])
+        _assert_examples(_share(batch, edges), [edges[:4], edges[4:6]])
+
+    def test_rows_with_a_middle_axis(self):
+        """Rows are counted over all leading axes."""
+        nodes = double(2, 5, D)
+        flat = nodes.reshape(10, D)
+        shared = _share(self._batch(), nodes)
+        _assert_examples(shared, [flat[:2], flat[2:5], flat[5:6]])
+
+    def test_unknown_number_of_rows(self):
+        with pytest.raises(AmbiguousRowsError, match=r'7 rows.*5, 10, 9'):
+            _share(self._batch(), double(7, D))
+
+    def test_as_many_nodes_as_edges(self):
+        batch = _graph_batch((2, 3, 1), (3, 2, 1))
+        with pytest.raises(AmbiguousRowsError, match='6 rows'):
+            _share(batch, double(6, D))
+        graphs = double(3, D)
+        _assert_examples(_share(batch, graphs), graphs[:2, None])
+
+    def test_as_many_nodes_as_graphs(self):
+        batch = _graph_batch((1, 1, 1), (3, 2, 1))
+        with pytest.raises(AmbiguousRowsError):
+            _share(batch, double(3, D))
+        edges = double(6, D)
+        _assert_examples(_share(batch, edges), [edges[:3], edges[3:5]])
+
+    def test_a_single_vector(self):
+        with pytest.raises(AmbiguousRowsError):
+            _share(self._batch(), double(D))
+
+
+def _shared(values):
+    return SharedTensor(values.unsqueeze(-2), None, len(values))
+
+
+def _outer_sum(rows):
+    return sum(torch.outer(row, row) for row in rows)
+
+
+def _with_one(rows):
+    return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], -1)
+
+
+N, R = 4, 5
+
+
+@pytest.mark.parametrize('bias', [True, False], ids=['bias', 'no bias'])
+class TestSums:
+    """Against sums written out."""
+
+    inputs = double(N, R, D)
+    gradients = double(N, R, 2, seed=1)
+
+    def _inputs(self, bias, inputs=inputs):
+        return _with_one(inputs) if bias else inputs
+
+    def _check(self, sums, inputs, count, gradients):
+        found = sums.sums()
+        torch.testing.assert_close(found.inputs[0], inputs)
+        torch.testing.assert_close(found.gradients[0], gradients)
+        assert float(found.input_count) == count
+
+    def test_expand(self, bias):
+        sums = ExpandSums(bias)
+        sums.add_inputs(_shared(self.inputs))
+        sums.add_gradients(_shared(self.gradients))
+        self._check(
+            sums,
+            _outer_sum(self._inputs(bias).flatten(0, 1)),
+            N * R,
+            _outer_sum(self.gradients.flatten(0, 1)),
+        )
+
+    @pytest.mark.parametrize(
+        ('normalisation', 'inputs_by', 'gradients_by'),
+        [('mean_inputs', R, 1), ('sum_inputs', 1, R)],
+    )
+    def test_reduce(self, bias, normalisation, inputs_by, gradients_by):
+        sums = ReduceSums(bias, normalisation)
+        sums.add_inputs(_shared(self.inputs))
+        sums.add_gradients(_shared(self.gradients))
+        self._check(
+            sums,
+            _outer_sum(self._inputs(bias).sum(1) / inputs_by),
+            N,
+            _outer_sum(self.gradients.sum(1) / gradients_by),
+        )
+
+    def test_reduce_of_summed_rows(self, bias):
+        """A row may stand for several positions, as a convolution's does."""
+        whole, summed = ReduceSums(bias, 'mean_inputs'), ReduceSums(bias, 'mean_inputs')
+        whole.add_inputs(_shared(self.inputs))
+        rows = self.inputs.sum(1, keepdim=True).unsqueeze(-2)
+        summed.add_inputs(SharedTensor(rows, None, N, multiplicity=R))
+        for sums in (whole, summed):
+            sums.add_gradients(_shared(self.gradients))
+        torch.testing.assert_close(summed.sums().inputs, whole.sums().inputs)
+
+    @pytest.mark.parametrize('normalisation', ['mean_inputs', 'sum_inputs'])
+    def test_reduce_of_unequal_examples(self, bias, normalisation):
+        """The third example has no row."""
+        index = torch.tensor([0, 1, 1, 3, 3, 3])
+        rows, gradients = double(6, D), double(6, 2, seed=1)
+        sums = ReduceSums(bias, normalisation)
+        sums.add_inputs(SharedTensor(rows[:, None], index, N))
+        sums.add_gradients(SharedTensor(gradients[:, None], index, N))
+        counts = torch.tensor([1, 2, 1, 3])[:, None]
+        inputs = torch.stack(
+            [self._inputs(bias, rows)[index == n].sum(0) for n in range(N)]
+        )
+        summed = torch.stack([gradients[index == n].sum(0) for n in range(N)])
+        if normalisation == 'mean_inputs':
+            inputs = inputs / counts
+        else:
+            summed = summed / counts
+        self._check(sums, _outer_sum(inputs), 3, _outer_sum(summed))
+
+    def test_several_applications_are_more_positions(self, bias):
+        for whole, parts in (
+            (ExpandSums(bias), ExpandSums(bias)),
+            (ReduceSums(bias, 'mean_inputs'), ReduceSums(bias, 'mean_inputs')),
+            (ReduceSums(bias, 'sum_inputs'), ReduceSums(bias, 'sum_inputs')),
+        ):
+            whole.add_inputs(_shared(self.inputs))
+            whole.add_gradients(_shared(self.gradients))
+            for positions in (slice(0, 2), slice(2, R)):
+                parts.add_inputs(_shared(self.inputs[:, positions]))
+                parts.add_gradients(_shared(self.gradients[:, positions]))
+            expected, found = whole.sums(), parts.sums()
+            torch.testing.assert_close(found.inputs, expected.inputs)
+            torch.testing.assert_close(found.gradients, expected.gradients)
+            assert found.input_count == expected.input_count
+
+    def test_not_reached_both_ways(self, bias):
+        for sums in (ExpandSums(bias), ReduceSums(bias, 'mean_inputs')):
+            assert sums.sums() is None
+            sums.add_inputs(_shared(self.inputs))
+            assert sums.sums() is None
+
+    def test_reduce_of_different_numbers_of_examples(self, bias):
+        sums = ReduceSums(bias, 'mean_inputs')
+        sums.add_inputs(_shared(self.inputs))
+        with pytest.raises(AmbiguousRowsError, match=r'4 examples.*to 3'):
+            sums.add_inputs(_shared(self.inputs[:3]))
+
+    def test_no_examples(self, bias):
+        """A process may hold padding alone; it adds nothing to the others' sums."""
+        for sums in (ExpandSums(bias), ReduceSums(bias, 'mean_inputs')):
+            sums.add_inputs(_shared(self.inputs[:0]))
+            sums.add_gradients(_shared(self.gradients[:0]))
+            found = sums.sums()
+            assert not found.inputs.any()
+            assert found.input_count == 0
+            factor_a, _ = found.kronecker_factors(1.0)
+            assert not factor_a.any()
+
+
+def test_groups_are_blocks_of_their_own():
+    inputs, gradients = double(N, R, 2, D), double(N, R, 2, 4, seed=1)
+    for make in (lambda: ExpandSums(True), lambda: ReduceSums(True, 'mean_inputs')):
+        together = make()
+        together.add_inputs(SharedTensor(inputs, None, N))
+        together.add_gradients(SharedTensor(gradients, None, N))
+        for group in range(2):
+            alone = make()
+            alone.add_inputs(_shared(inputs[:, :, group]))
+            alone.add_gradients(_shared(gradients[:, :, group]))
+            for name in ('inputs', 'gradients'):
+                torch.testing.assert_close(
+                    getattr(together.sums(), name)[group],
+                    getattr(alone.sums(), name)[0],
+                )
+
+
+def test_kronecker_factors():
+    eye = torch.eye(2).unsqueeze(0)
+    sums = FactorSums(12 * eye, torch.tensor(4.0), 6 * eye)
+    factor_a, factor_b = sums.kronecker_factors(3.0)
+    torch.testing.assert_close(factor_a, 3 * eye)
+    torch.testing.assert_close(factor_b, 2 * eye)
+    _, factor_b = sums.kronecker_factors(torch.tensor(3.0), torch.tensor(3.0))
+    torch.testing.assert_close(factor_b, 18 * eye)
