@@ -1,0 +1,403 @@
+"""Averages of factors, damped inverses, and what happens when they go wrong."""
+
+import io
+import logging
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from submission.pytorch.inverses import damped_inverse, mean_eigenvalue
+from submission.pytorch.preconditioner import KFACPreconditioner
+from submission.pytorch.weight_sharing import FactorSums
+from submission.settings import Settings
+
+from .curvature import batch_of, double
+
+NAN = float('nan')
+
+
+def _model():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3, bias=False)
+    ).double()
+
+
+def _spd(groups, dim, seed):
+    root = double(groups, dim, dim, seed=seed)
+    return root @ root.transpose(1, 2) + 0.1 * torch.eye(dim, dtype=root.dtype)
+
+
+def _captured(factors):
+    """Stands for a capture whose sums lead to the given factors."""
+    sums = {
+        name: FactorSums(a.clone(), torch.tensor(1.0), b.clone())
+        for name, (a, b) in factors.items()
+    }
+    return types.SimpleNamespace(sums=lambda: sums, errors={})
+
+
+def _factors(seed, names=('0', '2')):
+    dims = {'0': (6, 4), '2': (4, 3)}
+    return {
+        name: (_spd(1, dims[name][0], seed), _spd(1, dims[name][1], seed + 50))
+        for name in names
+    }
+
+
+def _update(preconditioner, factors):
+    preconditioner.update_factors(_captured(factors), 1.0, 1.0)
+
+
+def _states(preconditioner):
+    return preconditioner.state_dict()['layers']
+
+
+def _damped(factor, damping):
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype)
+    return factor + damping**0.5 * mean_eigenvalue(factor) * eye
+
+
+class TestDampedInverse:
+    @pytest.mark.parametrize('groups', [1, 3])
+    @pytest.mark.parametrize('damping', [1e-6, 0.1, 10.0])
+    def test_inverts(self, groups, damping):
+        factor = _spd(groups, 5, seed=1)
+        inverse, good = damped_inverse(factor, damping)
+        assert good
+        eye = torch.eye(5, dtype=torch.float64).expand(groups, 5, 5)
+        torch.testing.assert_close(inverse @ _damped(factor, damping), eye)
+
+    def test_factored_tikhonov(self):
+        """(A + pi sqrt(d) I) kron (B + sqrt(d) / pi I), Martens and Grosse (2015)."""
+        a, b = 100 * _spd(1, 5, seed=1)[0], 0.01 * _spd(1, 4, seed=2)[0]
+        damping = 0.3
+        mean_a, mean_b = a.trace() / 5, b.trace() / 4
+        absolute = damping * mean_a * mean_b
+        pi = (mean_a / mean_b) ** 0.5
+        expected_a = a + pi * absolute**0.5 * torch.eye(5, dtype=a.dtype)
+        expected_b = b + absolute**0.5 / pi * torch.eye(4, dtype=b.dtype)
+        for factor, expected in ((a, expected_a), (b, expected_b)):
+            inverse, _ = damped_inverse(factor[None], damping)
+            torch.testing.assert_close(inverse[0], torch.linalg.inv(expected))
+
+    def test_scale_does_not_matter(self):
+        factor = _spd(1, 5, seed=1)
+        inverse, _ = damped_inverse(factor, 0.1)
+        tiny, good = damped_inverse(1e-30 * factor, 0.1)
+        assert good
+        torch.testing.assert_close(1e-30 * tiny, inverse)
+
+    @pytest.mark.parametrize(
+        'spoil',
+        [
+            lambda factor: factor - 100 * torch.eye(5, dtype=factor.dtype),
+            lambda factor: factor * NAN,
+        ],
+        ids=['indefinite', 'not a number'],
+    )
+    def test_failure_is_told(self, spoil):
+        factor = _spd(2, 5, seed=1)
+        factor[1] = spoil(factor[1])
+        assert not damped_inverse(factor, 1e-3)[1]
+
+    @pytest.mark.xfail(
+        raises=torch.linalg.LinAlgError,
+        strict=True,
+        reason='inverting a Cholesky factor with a zero on its diagonal raises',
+    )
+    def test_failure_on_a_singular_factor_is_told(self):
+        """Damping lost to rounding leaves a pivot of exactly zero."""
+        assert not damped_inverse(torch.ones(1, 2, 2), 1e-16)[1]
+
+
+class TestPrecondition:
+    @pytest.mark.parametrize('damping', [1e-4, 0.1])
+    def test_solves_with_the_damped_kronecker_product(self, damping):
+        model = _model()
+        preconditioner = KFACPreconditioner(model, Settings(damping=damping))
+        factors = _factors(seed=1)
+        _update(preconditioner, factors)
+        preconditioner.update_inverses()
+        for layer in preconditioner.layers:
+            gradients = [double(*p.shape, seed=9) for p in layer.parameters]
+            matrix = layer.to_matrix(gradients)[0]
+            a, b = (_damped(f, damping)[0] for f in factors[layer.name])
+            stacked = torch.linalg.solve(torch.kron(a, b), matrix.T.flatten())
+            expected = stacked.view(matrix.shape[1], matrix.shape[0]).T
+            outcome = preconditioner.precondition(layer, gradients)
+            assert [o.shape for o in outcome] == [p.shape for p in layer.parameters]
+            torch.testing.assert_close(layer.to_matrix(outcome)[0], expected)
+
+    def test_groups_are_preconditioned_apart(self):
+        model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2)).double()
+        preconditioner = KFACPreconditioner(model, Settings(damping=0.1))
+        a, b = _spd(2, 19, seed=1), _spd(2, 3, seed=2)
+        _update(preconditioner, {'0': (a, b)})
+        preconditioner.update_inverses()
+        (layer,) = preconditioner.layers
+        gradients = [double(*p.shape, seed=9) for p in layer.parameters]
+        outcome = layer.to_matrix(preconditioner.precondition(layer, gradients))
+        back = _damped(b, 0.1) @ outcome @ _damped(a, 0.1)
+        torch.testing.assert_close(back, layer.to_matrix(gradients))
+
+    def test_without_an_inverse_gradients_stay_as_they_are(self):
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        for update in (lambda: None, lambda: _update(preconditioner, _factors(1))):
+            update()
+            for layer in preconditioner.layers:
+                gradients = [double(*p.shape) for p in layer.parameters]
+                outcome = preconditioner.precondition(layer, gradients)
+                for found, given in zip(outcome, gradients, strict=True):
+                    assert torch.equal(found, given)
+
+
+class TestMovingAverage:
+    @pytest.mark.parametrize('decay', [0.0, 0.5, 0.95])
+    def test_bias_corrected(self, decay):
+        """Weights decay**age, divided by their sum."""
+        settings = Settings(factor_decay=decay, damping=0.1)
+        preconditioner = KFACPreconditioner(_model(), settings)
+        history = []
+        for seed in range(5):
+            history.append(_factors(seed))
+            _update(preconditioner, history[-1])
+            preconditioner.update_inverses()
+            weights = [decay ** (seed - age) for age in range(seed + 1)]
+            for name, state in _states(preconditioner).items():
+                for side, key in enumerate(('inverse_a', 'inverse_b')):
+                    average = sum(
+                        weight * factors[name][side]
+                        for weight, factors in zip(weights, history, strict=True)
+                    ) / sum(weights)
+                    expected = torch.linalg.inv(_damped(average, 0.1))
+                    torch.testing.assert_close(state[key], expected)
+
+    def test_scale_of_the_loss(self):
+        """M divides B alone, and the gradients' scale counts twice."""
+        preconditioner = KFACPreconditioner(_model(), Settings(factor_decay=0.0))
+        factors = _factors(1)
+        preconditioner.update_factors(_captured(factors), 4.0, 3.0)
+        for name, state in _states(preconditioner).items():
+            torch.testing.assert_close(state['factor_a'], factors[name][0])
+            torch.testing.assert_close(state['factor_b'], factors[name][1] * 9 / 4)
+
+    def test_each_layer_by_itself(self):
+        """A layer that joins late is corrected for its own updates."""
+        preconditioner = KFACPreconditioner(_model(), Settings(factor_decay=0.5))
+        _update(preconditioner, _factors(1, names=['0']))
+        _update(preconditioner, _factors(2))
+        weights = {
+            name: state['averaged_weight']
+            for name, state in _states(preconditioner).items()
+        }
+        assert weights == {'0': 0.75, '2': 0.5}
+
+
+def _messages(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+class TestBadStatistics:
+    @pytest.mark.parametrize('value', [NAN, float('inf')])
+    @pytest.mark.parametrize('side', [0, 1], ids=['A', 'B'])
+    def test_not_finite(self, value, side, caplog):
+        """The layer keeps its factors, and the others go on."""
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        _update(preconditioner, _factors(1))
+        before = _states(preconditioner)
+        factors = _factors(2)
+        factors['2'][side][0, 0, 1] = value
+        with caplog.at_level(logging.WARNING):
+            _update(preconditioner, factors)
+        after = _states(preconditioner)
+        assert torch.equal(after['2']['factor_a'], before['2']['factor_a'])
+        assert torch.equal(after['2']['factor_b'], before['2']['factor_b'])
+        assert after['2']['averaged_weight'] == before['2']['averaged_weight']
+        assert not torch.equal(after['0']['factor_a'], before['0']['factor_a'])
+        assert preconditioner.counters['skipped_statistics'] == 1
+        (message,) = _messages(caplog)
+        assert 'layer 2' in message
+        assert 'not finite' in message
+
+    @pytest.mark.parametrize('scale', [0.0, 1e-320])
+    def test_vanishing_gradients_are_no_statistics(self, scale, caplog):
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        factors = _factors(1)
+        factors['0'] = factors['0'][0], scale * factors['0'][1]
+        with caplog.at_level(logging.WARNING):
+            _update(preconditioner, factors)
+        assert _states(preconditioner).keys() == {'2'}
+        assert preconditioner.counters['skipped_statistics'] == 0
+        assert not caplog.records
+
+    def test_zero_initialised_head(self):
+        """It hides the layers below in the first step, and not in the second."""
+        model = _model()
+        nn.init.zeros_(model[2].weight)
+        preconditioner = KFACPreconditioner(model, Settings())
+        batch = batch_of(double(6, 5))
+        reached = []
+        for _ in range(2):
+            with preconditioner.capture(batch) as capture:
+                outputs = model(batch['inputs'])
+                capture.backward_to_layers(outputs, double(6, 3, seed=1))
+            preconditioner.update_factors(capture, 6.0, 1.0)
+            preconditioner.update_inverses()
+            reached.append(set(_states(preconditioner)))
+            with torch.no_grad():
+                model[2].weight += double(3, 4)
+        assert reached == [{'2'}, {'0', '2'}]
+        assert preconditioner.counters['failed_inverses'] == 0
+
+
+def _indefinite(factors, name='2', side=0):
+    factors[name][side].diagonal(dim1=1, dim2=2).sub_(1e3)
+    # The trace stays positive, as that of sums of outer products always is.
+    factors[name][side][0, 0, 0] += 1e5
+    return factors
+
+
+class TestFailedFactorisation:
+    @pytest.mark.parametrize('side', [0, 1], ids=['A', 'B'])
+    def test_the_last_good_inverse_is_kept(self, side, caplog):
+        settings = Settings(factor_decay=0.0, damping=1e-4)
+        preconditioner = KFACPreconditioner(_model(), settings)
+        _update(preconditioner, _factors(1))
+        preconditioner.update_inverses()
+        before = _states(preconditioner)
+        _update(preconditioner, _indefinite(_factors(2), side=side))
+        with caplog.at_level(logging.WARNING):
+            preconditioner.update_inverses()
+        after = _states(preconditioner)
+        for key in ('inverse_a', 'inverse_b'):
+            assert torch.equal(after['2'][key], before['2'][key])
+            assert not torch.equal(after['0'][key], before['0'][key])
+        assert preconditioner.counters['failed_inverses'] == 1
+        assert preconditioner.counters['inverse_updates'] == 2
+        (message,) = _messages(caplog)
+        assert 'layer 2' in message
+        assert 'kept' in message
+
+    def test_without_one_gradients_stay_as_they_are(self, caplog):
+        settings = Settings(factor_decay=0.0, damping=1e-4)
+        preconditioner = KFACPreconditioner(_model(), settings)
+        _update(preconditioner, _indefinite(_factors(2)))
+        with caplog.at_level(logging.WARNING):
+            preconditioner.update_inverses()
+        assert 'none yet' in _messages(caplog)[0]
+        layer = preconditioner.layers[1]
+        gradient = double(3, 4)
+        assert torch.equal(preconditioner.precondition(layer, [gradient])[0], gradient)
+
+
+class TestIntervals:
+    def test_statistics(self):
+        preconditioner = KFACPreconditioner(
+            _model(), Settings(statistics_interval=4, inverse_interval=100)
+        )
+        steps = [s for s in range(14) if preconditioner.is_statistics_step(s)]
+        assert steps == [0, 1, 4, 8, 12]
+
+    def test_inverses(self):
+        preconditioner = KFACPreconditioner(
+            _model(), Settings(statistics_interval=1, inverse_interval=5)
+        )
+        steps = [s for s in range(14) if preconditioner.is_inverse_step(s)]
+        assert steps == [0, 1, 5, 10]
+
+
+def _through_file(state_dict):
+    file = io.BytesIO()
+    torch.save(state_dict, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def _assert_same_states(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        for key, value in left[name].items():
+            if torch.is_tensor(value):
+                assert torch.equal(value, right[name][key])
+            else:
+                assert value == right[name][key]
+
+
+class TestStateDict:
+    def test_resumes_bit_for_bit(self):
+        settings = Settings()
+        preconditioner = KFACPreconditioner(_model(), settings)
+        _update(preconditioner, _factors(1))
+        preconditioner.update_inverses()
+        _update(preconditioner, _factors(2, names=['0']))
+        resumed = KFACPreconditioner(_model(), settings)
+        resumed.load_state_dict(_through_file(preconditioner.state_dict()))
+        _assert_same_states(_states(resumed), _states(preconditioner))
+        for one in (preconditioner, resumed):
+            _update(one, _factors(3))
+            one.update_inverses()
+        _assert_same_states(_states(resumed), _states(preconditioner))
+        assert resumed.counters == preconditioner.counters
+
+    def test_before_the_first_inverse(self):
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        _update(preconditioner, _factors(1))
+        resumed = KFACPreconditioner(_model(), Settings())
+        resumed.load_state_dict(_through_file(preconditioner.state_dict()))
+        _assert_same_states(_states(resumed), _states(preconditioner))
+
+    def test_the_checkpoint_is_copied(self):
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        _update(preconditioner, _factors(1))
+        checkpoint = _through_file(preconditioner.state_dict())
+        before = checkpoint['layers']['0']['factor_a'].clone()
+        resumed = KFACPreconditioner(_model(), Settings())
+        resumed.load_state_dict(checkpoint)
+        _update(resumed, _factors(2))
+        assert torch.equal(checkpoint['layers']['0']['factor_a'], before)
+
+    def test_warnings_are_not_repeated_after_a_resume(self, caplog):
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        with caplog.at_level(logging.WARNING):
+            _update(preconditioner, _factors(1, names=['0']))
+            assert 'layer 2' in _messages(caplog)[0]
+            resumed = KFACPreconditioner(_model(), Settings())
+            resumed.load_state_dict(_through_file(preconditioner.state_dict()))
+            _update(resumed, _factors(2, names=['0']))
+        assert len(caplog.records) == 1
+
+    def test_layer_that_the_model_lacks(self):
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        _update(preconditioner, _factors(1))
+        other = KFACPreconditioner(nn.Sequential(nn.Linear(5, 4)), Settings())
+        with pytest.raises(ValueError, match=r"layer '2'.*it has 0"):
+            other.load_state_dict(preconditioner.state_dict())
+        assert not _states(other)
+
+    @pytest.mark.parametrize(
+        ('width', 'message'),
+        [
+            ((7, 4), r"Factor A of layer '0' has shape \(1, 6, 6\).*\(1, 8, 8\)"),
+            ((5, 9), r"Factor B of layer '0' has shape \(1, 4, 4\).*\(1, 9, 9\)"),
+        ],
+    )
+    def test_layer_of_another_shape(self, width, message):
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        _update(preconditioner, _factors(1, names=['0']))
+        other = KFACPreconditioner(nn.Sequential(nn.Linear(*width)), Settings())
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(preconditioner.state_dict())
+
+
+def test_who_trains_what_is_logged(caplog):
+    model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
+    with caplog.at_level(logging.INFO, logger='absl'):
+        KFACPreconditioner(model, Settings())
+    text = '\n'.join(_messages(caplog))
+    assert 'K-FAC trains 2 of 4 parameters' in text
+    for name, _ in model.named_parameters():
+        assert name in text
+    assert 'LayerNorm has no Kronecker factors' in text
