@@ -215,6 +215,29 @@ def test_a_higher_step_limit_goes_on_after_the_end(uninterrupted, tmp_path):
     left, right = final_content(tmp_path), final_content(uninterrupted)
     assert_same(left['model_params'], right['model_params'])
     assert_same(left['optimizer_state'], right['optimizer_state'])
+    # The second end is written down like the first.
+    steps = [step for step, _ in steps_in(trial(tmp_path) / 'measurements.csv')]
+    assert (steps.count('6'), steps.count('12')) == (3, 2)
+    assert left['runner_state']['is_final']
+
+
+def test_training_goes_on_past_the_targets_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(fakes.FakeWorkload, 'validation_target_value', 0.4)
+    monkeypatch.setattr(fakes.FakeWorkload, 'test_target_value', 0.4)
+    (first,) = run_study(fakes.study_config(tmp_path))
+    assert (first.stop_reason, first.global_step) == ('targets', 3)
+    (second,) = run_study(
+        fakes.study_config(tmp_path, resume_last_run=True, stop_at_targets=False)
+    )
+    assert (second.stop_reason, second.global_step) == ('step_limit', 12)
+    assert second.steps_to_validation_target == 3
+
+
+def test_a_missing_result_is_written_again_and_nothing_else(uninterrupted, tmp_path):
+    run_study(fakes.study_config(tmp_path))
+    (trial(tmp_path) / 'result.json').unlink()
+    run_study(fakes.study_config(tmp_path, resume_last_run=True))
+    assert_same_runs(tmp_path, uninterrupted)
 
 
 def test_a_finished_trial_is_left_alone(tmp_path):
