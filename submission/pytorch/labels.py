@@ -78,13 +78,14 @@ def sampled_output_gradient(
     if likelihood is Likelihood.CATEGORICAL:
         probabilities = F.softmax(outputs, -1)
         flat = probabilities.reshape(-1, outputs.shape[-1])
-        labels = torch.multinomial(flat, 1, generator=generator)
+        labels = torch.multinomial(_sampleable(flat), 1, generator=generator)
         gradient = probabilities - torch.zeros_like(flat).scatter_(1, labels, 1.0).view(
             outputs.shape
         )
     elif likelihood is Likelihood.BERNOULLI:
         probabilities = torch.sigmoid(outputs)
-        gradient = probabilities - torch.bernoulli(probabilities, generator=generator)
+        labels = torch.bernoulli(_sampleable(probabilities), generator=generator)
+        gradient = probabilities - labels
     else:
         # exp(-c e**2) is a Gaussian of variance 1 / (2 c); the gradient is 2 c e.
         noise = torch.empty_like(outputs).normal_(generator=generator)
@@ -96,6 +97,14 @@ def sampled_output_gradient(
         roots = weights.to(gradient.dtype).sqrt()
         gradient = gradient * roots.reshape(roots.shape + (1,) * missing)
     return gradient
+
+
+def _sampleable(probabilities: Tensor) -> Tensor:
+    """Puts a number where there is none, for sampling would fail on it.
+
+    The gradient is not a number there all the same, and such statistics are skipped.
+    """
+    return torch.where(torch.isfinite(probabilities), probabilities, 1.0)
 
 
 def squared_error_scale(workload: Any, outputs: Tensor) -> float:
