@@ -219,7 +219,7 @@ _BATCH_SIZES = {
     'librispeech_conformer': 256,
     'librispeech_deepspeech': 256,
     'ogbg': 512,
-    'ogbg_chembl': 256,
+    'ogbg_chembl': 128,
     'wmt': 128,
 }
 

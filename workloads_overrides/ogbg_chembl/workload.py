@@ -30,13 +30,13 @@ class BaseOgbgChemblWorkload(spec.Workload):
     # claim, and a submission that trusts it should fail here too.
     loss_type = spec.LossType.SOFTMAX_CROSS_ENTROPY
     num_train_examples = 28_506
-    num_eval_train_examples = 3_563
+    num_eval_train_examples = 1_024
     num_validation_examples = 3_563
     num_test_examples = 3_564
     eval_batch_size = 1024
     max_allowed_runtime_sec = 1800
     eval_period_time_sec = 10
-    step_hint = 2000
+    step_hint = 1500
 
     num_outputs = NUM_TASKS
 

@@ -1,0 +1,188 @@
+r"""Measures the time of a K-FAC step in units of a NAdamW step.
+
+Example::
+
+    python -m experiments.step_time --workload=ogbg_chembl
+
+All variants train in turn within one run: in every round each takes as many steps as
+its statistics interval, so that a round holds exactly one statistics step. The ratio
+is taken round by round against NAdamW's time in the same round, which cancels the
+drift of a shared machine. Prints the median over the rounds with the quartiles, and
+writes them with all rounds to `runs/step_time/<workload>_<framework>.json`.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from absl import app, flags
+from tqdm import trange
+
+from experiments import trials
+from submission import pytorch_submission
+from workloads_overrides import random_utils, registry
+from workloads_overrides.runner.search_space import as_hyperparameters
+
+_WORKLOAD = flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+_INTERVALS = flags.DEFINE_list('intervals', ['10'], 'Statistics intervals.')
+_ROUNDS = flags.DEFINE_integer('rounds', 12, 'Rounds that count; one more warms up.')
+_THREADS = flags.DEFINE_integer('num_threads', 2, 'Threads of PyTorch.')
+_OUTPUT = flags.DEFINE_string('output_dir', 'runs/step_time', 'Where results go.')
+
+_NADAMW = {
+    'approximation': 'none',
+    'learning_rate': 1e-3,
+    'one_minus_beta1': 0.1,
+    'beta2': 0.99,
+    'weight_decay': 0.01,
+    'warmup_factor': 0.05,
+}
+
+
+@dataclasses.dataclass
+class Run:
+    """A training run under way, a few steps at a time."""
+
+    hyperparameters: Mapping[str, Any]
+    workload: Any
+    state: tuple[Any, Any, Any]
+    queue: Any
+    key: Any
+    step: int = 0
+
+    @classmethod
+    def start(cls, workload_name: str, hyperparameters: Mapping[str, Any]) -> 'Run':
+        """Initialises workload and optimiser."""
+        workload = registry.load_workload(workload_name, 'pytorch')
+        key = random_utils.prng_key(0)
+        try:
+            batch_size = pytorch_submission.get_batch_size(workload_name)
+        except ValueError:
+            base_name = registry.base_name(workload_name)
+            batch_size = pytorch_submission.get_batch_size(base_name)
+        queue = workload._build_input_queue(key, 'train', None, batch_size)
+        model, model_state = workload.init_model_fn(key)
+        optimizer_state = pytorch_submission.init_optimizer_state(
+            workload, model, model_state, as_hyperparameters(dict(hyperparameters)), key
+        )
+        state = (optimizer_state, model, model_state)
+        return cls(hyperparameters, workload, state, queue, key)
+
+    def seconds_for(self, steps: int) -> float:
+        """Takes steps and returns the seconds they took, batches not counted."""
+        total = 0.0
+        for _ in range(steps):
+            batch = next(self.queue)
+            key = random_utils.fold_in(self.key, self.step)
+            optimizer_state, model, model_state = self.state
+            start = _now()
+            self.state = pytorch_submission.update_params(
+                workload=self.workload,
+                current_param_container=model,
+                current_params_types=self.workload.model_params_types,
+                model_state=model_state,
+                hyperparameters=None,
+                batch=batch,
+                loss_type=self.workload.loss_type,
+                optimizer_state=optimizer_state,
+                eval_results=[],
+                global_step=self.step,
+                rng=key,
+            )
+            total += _now() - start
+            self.step += 1
+        return total
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def variants(intervals: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Returns the K-FAC variants to time, by name."""
+    grid = itertools.product(
+        ('reduce', 'expand'), ('empirical', 'monte_carlo'), intervals
+    )
+    return {
+        f'{approximation}, {fisher_type}, every {interval}': {
+            **_NADAMW,
+            'approximation': approximation,
+            'fisher_type': fisher_type,
+            'statistics_interval': interval,
+            'inverse_interval': interval,
+        }
+        for approximation, fisher_type, interval in grid
+    }
+
+
+def measure(
+    workload_name: str, points: Mapping[str, Mapping[str, Any]], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Times variants in turn.
+
+    Args:
+      workload_name: Name of the workload.
+      points: Variant name to hyperparameters.
+      rounds: Rounds that count.
+
+    Returns:
+      Variant name to median milliseconds a step, median, quartiles and all of the
+      ratios to NAdamW.
+    """
+    runs = {
+        name: Run.start(workload_name, point)
+        for name, point in {'nadamw': _NADAMW, **points}.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in trange(rounds + 1, unit='round'):
+        for name, run in runs.items():
+            steps = run.hyperparameters.get('statistics_interval', 10)
+            time_per_step = run.seconds_for(steps) / steps
+            # The first round holds the extra statistics step that every run begins
+            # with, and whatever else happens once.
+            if number > 0:
+                seconds[name].append(time_per_step)
+    reference = np.array(seconds['nadamw'])
+    results = {}
+    for name, values in seconds.items():
+        ratios = np.array(values) / reference
+        results[name] = {
+            'milliseconds': round(1e3 * float(np.median(values)), 2),
+            'ratio': round(float(np.median(ratios)), 3),
+            'quartiles': np.quantile(ratios, [0.25, 0.75]).round(3).tolist(),
+            'ratios': ratios.round(3).tolist(),
+        }
+    return results
+
+
+def main(argv: Sequence[str]) -> None:
+    """Times the variants, prints a table and writes the file."""
+    del argv
+    torch.set_num_threads(_THREADS.value)
+    points = variants([int(interval) for interval in _INTERVALS.value])
+    results = measure(_WORKLOAD.value, points, _ROUNDS.value)
+    print(f'{"variant":34} | ms a step | ratio to NAdamW (quartiles)')
+    for name, values in results.items():
+        low, high = values['quartiles']
+        print(
+            f'{name:34} | {values["milliseconds"]:9.1f} | {values["ratio"]:.3f} '
+            f'({low:.3f} to {high:.3f})'
+        )
+    folder = pathlib.Path(_OUTPUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f'{_WORKLOAD.value}_pytorch.json'
+    machine = {**trials.machine(), 'num_threads': _THREADS.value}
+    path.write_text(json.dumps({'machine': machine, 'variants': results}, indent=1))
+    print(f'Written to {path}')
+
+
+if __name__ == '__main__':
+    app.run(main)
