@@ -87,7 +87,10 @@ class TinyWorkload(spec.Workload):
 
     def loss_fn(self, label_batch, logits_batch, mask_batch=None, label_smoothing=0.0):
         kind = self.loss_type
-        one_hot = functional.one_hot(label_batch, CLASSES).to(logits_batch.dtype)
+        if label_batch.is_floating_point():
+            one_hot = label_batch
+        else:
+            one_hot = functional.one_hot(label_batch, CLASSES).to(logits_batch.dtype)
         if kind is spec.LossType.MEAN_SQUARED_ERROR:
             losses = 0.5 * (logits_batch - one_hot).square().sum(-1)
         elif kind is spec.LossType.MEAN_ABSOLUTE_ERROR:
