@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+import numpy as np
+
 
 def training_mode(workload: Any) -> Any:
     """Returns the member `TRAIN` of the workload's own `ForwardPassMode`.
@@ -25,12 +27,17 @@ def training_mode(workload: Any) -> Any:
         ) from None
 
 
-def seed_from(rng: Any, rank: int = 0) -> int:
+def seed_from(rng: Any, stream: str, rank: int = 0) -> int:
     """Returns a seed for a framework's generator from AlgoPerf's key.
 
     Args:
       rng: Two integers, as AlgoPerf passes them to PyTorch submissions.
+      stream: What the numbers are for; streams are independent of each other.
       rank: Process rank; each rank draws its own numbers.
+
+    Returns:
+      An integer of 32 bits, which is all that PyTorch's generator for the CPU heeds.
     """
-    high, low = (int(part) & 0xFFFFFFFF for part in rng)
-    return (((high << 32) | low) + rank * 0x9E3779B97F4A7C15) % 2**63
+    words = [int(part) & 0xFFFFFFFF for part in rng]
+    entropy = [*words, rank, *stream.encode()]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])

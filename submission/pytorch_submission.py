@@ -75,8 +75,7 @@ def update_params(
 
     # Dropout follows the step's key, as it does in JAX, so that a resumed run drops
     # what the uninterrupted one would have dropped.
-    seed = seed_from(rng, communication.rank())
-    torch.manual_seed(seed)
+    torch.manual_seed(seed_from(rng, 'dropout', communication.rank()))
 
     capture: Capture | None = None
     if preconditioner is not None and preconditioner.is_statistics_step(global_step):
@@ -101,7 +100,11 @@ def update_params(
             label_smoothing=settings.label_smoothing,
         )
         loss_terms = communication.all_reduce_sum(
-            torch.as_tensor(loss_dict['n_valid_examples'], dtype=torch.float32)
+            torch.as_tensor(
+                loss_dict['n_valid_examples'],
+                dtype=torch.float32,
+                device=loss_dict['summed'].device,
+            )
         )
         # Data-parallel training averages gradients over processes; the loss is a
         # sum over them, divided by the terms of all.
@@ -114,7 +117,7 @@ def update_params(
             else:
                 capture.backward_to_layers(
                     outputs,
-                    _sampled_gradient(likelihood, workload, outputs, batch, seed),
+                    _sampled_gradient(likelihood, workload, outputs, batch, rng),
                 )
                 gradient_scale = 1.0
         loss.backward()
@@ -167,7 +170,7 @@ def _sampled_gradient(
     workload: Any,
     outputs: torch.Tensor,
     batch: Mapping[str, Any],
-    seed: int,
+    rng: Any,
 ) -> torch.Tensor:
     scale = (
         labels.squared_error_scale(workload, outputs)
@@ -175,6 +178,7 @@ def _sampled_gradient(
         else 1.0
     )
     # A generator of its own: sampling labels must not shift the dropout of others.
+    seed = seed_from(rng, 'labels', communication.rank())
     generator = torch.Generator(outputs.device).manual_seed(seed)
     return labels.sampled_output_gradient(likelihood, outputs, batch, generator, scale)
 

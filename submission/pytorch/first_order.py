@@ -1,6 +1,6 @@
 """The first-order rules: what becomes of a (preconditioned) gradient."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,87 +8,8 @@ from torch import Tensor, nn
 
 from ..settings import Settings
 from .layers import KFACLayer
+from .moments import Moments
 from .preconditioner import KFACPreconditioner
-
-_EPSILON = 1e-8
-
-
-class Moments:
-    """Nesterov momentum and, where asked for, second moments of gradients.
-
-    With second moments this is NAdamW as in Table 1 of Choi et al. (2019), the rule
-    of AlgoPerf's baseline; without, Nesterov momentum with bias correction.
-    """
-
-    def __init__(self, names: Sequence[str], *, second: bool) -> None:
-        """Prepares empty moments.
-
-        Args:
-          names: Names of the parameters covered.
-          second: Whether updates are divided by root second moments.
-        """
-        self.names = list(names)
-        self._second = second
-        self._first: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
-        self._steps = 0
-
-    @torch.no_grad()
-    def updates(
-        self, gradients: Mapping[str, Tensor], beta1: float, beta2: float
-    ) -> dict[str, Tensor]:
-        """Takes in one step's gradients and returns the update directions.
-
-        Args:
-          gradients: Gradients by parameter name; those of parameters that are not
-            covered are ignored, and covered ones without a gradient stand still.
-          beta1: Decay of the first moment.
-          beta2: Decay of the second moment.
-        """
-        self._steps += 1
-        names = [name for name in self.names if name in gradients]
-        if not names:
-            return {}
-        now = [gradients[name] for name in names]
-        for name, gradient in zip(names, now, strict=True):
-            if name not in self._first:
-                self._first[name] = torch.zeros_like(gradient)
-                if self._second:
-                    self._squares[name] = torch.zeros_like(gradient)
-        first = [self._first[name] for name in names]
-        torch._foreach_lerp_(first, now, 1.0 - beta1)
-        # Nesterov: the moment as the next step will see it.
-        directions = torch._foreach_lerp(first, now, 1.0 - beta1)
-        torch._foreach_div_(directions, 1.0 - beta1**self._steps)
-        if self._second:
-            squares = [self._squares[name] for name in names]
-            torch._foreach_mul_(squares, beta2)
-            torch._foreach_addcmul_(squares, now, now, 1.0 - beta2)
-            roots = torch._foreach_sqrt(squares)
-            torch._foreach_div_(roots, (1.0 - beta2**self._steps) ** 0.5)
-            torch._foreach_add_(roots, _EPSILON)
-            torch._foreach_div_(directions, roots)
-        return dict(zip(names, directions, strict=True))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the moments by parameter name."""
-        return {
-            'first': dict(self._first),
-            'squares': dict(self._squares),
-            'steps': self._steps,
-        }
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], devices: Mapping[str, torch.device]
-    ) -> None:
-        """Restores the moments on the given devices."""
-        for key in ('first', 'squares'):
-            moments = {
-                name: value.to(devices[name], copy=True)
-                for name, value in state_dict[key].items()
-            }
-            setattr(self, f'_{key}', moments)
-        self._steps = state_dict['steps']
 
 
 class FirstOrderOptimizer:
@@ -123,7 +44,8 @@ class FirstOrderOptimizer:
         ]
         followed = [name for name in everything if name in in_layers]
         self._nadamw = Moments(adaptive, second=True)
-        self._momentum = Moments([] if rule == 'nadamw' else followed, second=False)
+        has_momentum = rule in ('momentum', 'grafted')
+        self._momentum = Moments(followed if has_momentum else [], second=False)
         self.skipped_steps = 0
 
     @torch.no_grad()
@@ -153,19 +75,38 @@ class FirstOrderOptimizer:
             # torch.nn.utils.clip_grad_norm_'s rule, as in AlgoPerf's baseline.
             factor = (settings.grad_clip / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(values, factor)
+        updates = self._updates(gradients)
+        parameters: list[Tensor] = [self._parameters[name] for name in updates]
+        torch._foreach_mul_(parameters, 1.0 - learning_rate * settings.weight_decay)
+        torch._foreach_add_(parameters, list(updates.values()), alpha=-learning_rate)
+        return norm
+
+    def _updates(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns what the learning rate multiplies, by parameter name."""
+        settings, preconditioner = self.settings, self._preconditioner
         beta1, beta2 = 1.0 - settings.one_minus_beta1, settings.beta2
+        if preconditioner is None:
+            return self._nadamw.updates(gradients, beta1, beta2)
+        layers = self._layers_with(gradients)
         preconditioned = dict(gradients)
-        for layer, layer_gradients in self._layers_with(gradients):
-            assert self._preconditioner is not None
-            outcome = self._preconditioner.precondition(layer, layer_gradients)
+        natural_scale = settings.first_order_rule == 'momentum'
+        for layer, layer_gradients in layers:
+            outcome = preconditioner.precondition(layer, layer_gradients)
+            if natural_scale:
+                scale = preconditioner.curvature_scale(layer)
+                # Half a preconditioner has no scale; follow the gradient until then.
+                outcome = (
+                    layer_gradients
+                    if scale is None
+                    else [part / scale for part in outcome]
+                )
             preconditioned.update(zip(layer.parameter_names, outcome, strict=True))
-        grafted = settings.first_order_rule == 'grafted'
-        updates = self._nadamw.updates(
-            gradients if grafted else preconditioned, beta1, beta2
-        )
+        if settings.first_order_rule == 'nadamw':
+            return self._nadamw.updates(preconditioned, beta1, beta2)
+        updates = self._nadamw.updates(gradients, beta1, beta2)
         directions = self._momentum.updates(preconditioned, beta1, beta2)
-        if grafted:
-            for layer, _ in self._layers_with(gradients):
+        if settings.first_order_rule == 'grafted':
+            for layer, _ in layers:
                 names = layer.parameter_names
                 target = _joint_norm([updates[name] for name in names])
                 length = _joint_norm([directions[name] for name in names])
@@ -173,21 +114,19 @@ class FirstOrderOptimizer:
                 scale = torch.where(length > 0, target / length, 0.0)
                 for name in names:
                     directions[name].mul_(scale)
-        updates.update(directions)
-        parameters: list[Tensor] = [self._parameters[name] for name in updates]
-        torch._foreach_mul_(parameters, 1.0 - learning_rate * settings.weight_decay)
-        torch._foreach_add_(parameters, list(updates.values()), alpha=-learning_rate)
-        return norm
+        return {**updates, **directions}
 
     def _layers_with(
         self, gradients: Mapping[str, Tensor]
-    ) -> Iterator[tuple[KFACLayer, list[Tensor]]]:
-        """Yields the layers all of whose parameters have a gradient."""
+    ) -> list[tuple[KFACLayer, list[Tensor]]]:
+        """Returns the layers all of whose parameters have a gradient."""
         if self._preconditioner is None:
-            return
-        for layer in self._preconditioner.layers:
-            if all(name in gradients for name in layer.parameter_names):
-                yield layer, [gradients[name] for name in layer.parameter_names]
+            return []
+        return [
+            (layer, [gradients[name] for name in layer.parameter_names])
+            for layer in self._preconditioner.layers
+            if all(name in gradients for name in layer.parameter_names)
+        ]
 
     def zero_grad(self) -> None:
         """Forgets the gradients of the last step."""

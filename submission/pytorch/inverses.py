@@ -5,7 +5,7 @@ The curvature block A kron B is damped as factored Tikhonov: with d the damping,
 (Martens and Grosse, 2015, Section 6.3). The damping is given here in units of the
 block's mean eigenvalue, (tr A / d_in) (tr B / d_out), which turns both terms into
 sqrt(damping) times the factor's own mean eigenvalue. So one value serves layers and
-losses of any scale.
+losses of any scale, and each factor can be inverted by itself.
 """
 
 import torch
@@ -26,20 +26,22 @@ def vanishing_eigenvalue(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny * 1e8
 
 
-def damped_inverse(factor: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Inverts a factor after adding its share of the damping.
+def damped_inverse(factor: Tensor, damping: float) -> Tensor | None:
+    """Inverts a factor in units of its mean eigenvalue, by Cholesky.
 
     Args:
-      factor: Symmetric positive semi-definite, shape `[groups, d, d]`.
+      factor: Symmetric positive semi-definite, shape `[groups, d, d]`, its mean
+        eigenvalue m not vanishing.
       damping: Damping of the whole block in units of its mean eigenvalue.
 
     Returns:
-      The inverse, `[groups, d, d]`, and whether it is good: a scalar boolean tensor,
-      False if a factorisation failed or the inverse is not finite.
+      The inverse of `factor / m + sqrt(damping) I`, `[groups, d, d]`; None if the
+      factorisation failed or the inverse is not finite.
     """
-    shift = damping**0.5 * mean_eigenvalue(factor)
-    damped = factor.clone()
-    damped.diagonal(dim1=-2, dim2=-1).add_(shift)
+    damped = factor / mean_eigenvalue(factor)
+    damped.diagonal(dim1=-2, dim2=-1).add_(damping**0.5)
     cholesky, info = torch.linalg.cholesky_ex(damped)
+    if bool((info != 0).any()):
+        return None
     inverse = torch.cholesky_inverse(cholesky)
-    return inverse, (info == 0).all() & torch.isfinite(inverse).all()
+    return inverse if bool(torch.isfinite(inverse).all()) else None

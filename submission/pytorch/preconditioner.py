@@ -1,6 +1,6 @@
-"""Kronecker factors of all layers: their averages, inverses and use."""
+"""Kronecker factors of all layers, and the gradients preconditioned with them."""
 
-import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,28 +11,10 @@ from torch import Tensor, nn
 from ..settings import Settings
 from . import communication
 from .capture import Capture, Sums
-from .inverses import damped_inverse, mean_eigenvalue, vanishing_eigenvalue
+from .factors import KroneckerFactor
+from .inverses import mean_eigenvalue, vanishing_eigenvalue
 from .layers import Assignment, KFACLayer, assign_parameters, format_assignments
 from .weight_sharing import BatchStructure, ExpandSums, ReduceSums
-
-
-@dataclasses.dataclass
-class LayerState:
-    """What K-FAC keeps for a layer.
-
-    Attributes:
-      factor_a: Moving average of A, `[groups, d_in, d_in]`, not bias-corrected.
-      factor_b: Moving average of B, `[groups, d_out, d_out]`, not bias-corrected.
-      averaged_weight: Sum of the weights in the averages, 1 - decay**updates.
-      inverse_a: Damped inverse of A; None until there is one.
-      inverse_b: Damped inverse of B; None until there is one.
-    """
-
-    factor_a: Tensor
-    factor_b: Tensor
-    averaged_weight: float = 0.0
-    inverse_a: Tensor | None = None
-    inverse_b: Tensor | None = None
 
 
 class KFACPreconditioner:
@@ -54,7 +36,8 @@ class KFACPreconditioner:
         self.layers, self.assignments = assign_parameters(
             model, settings.max_factor_dimension
         )
-        self._states: dict[str, LayerState] = {}
+        # Layer name to the factors A (inputs) and B (output gradients).
+        self._factors: dict[str, tuple[KroneckerFactor, KroneckerFactor]] = {}
         self._unreached: set[str] = set()
         self.counters = {
             'factor_updates': 0,
@@ -96,9 +79,10 @@ class KFACPreconditioner:
     ) -> None:
         """Moves the averages of the factors towards the captured ones.
 
-        A layer keeps its averages if it was not reached, if a factor is not finite
-        (counted and logged), or if a factor vanishes to floating-point precision:
-        the gradient below a zero-initialised layer says nothing about curvature.
+        A layer keeps its averages if it was not reached, or if a statistic is not
+        finite (counted and logged). A factor keeps its average if its statistic
+        vanishes to floating-point precision: the gradient below a zero-initialised
+        layer says nothing about curvature.
 
         Args:
           capture: The capture of this step, after its backward pass.
@@ -108,30 +92,28 @@ class KFACPreconditioner:
         sums = capture.sums()
         communication.all_reduce_sums(sums)
         self._log_unreached(sums, capture.errors)
+        statistics = {
+            name: layer_sums.kronecker_factors(loss_terms, gradient_scale)
+            for name, layer_sums in sums.items()
+        }
         decay = self._settings.factor_decay
-        for layer in self.layers:
-            if layer.name not in sums:
-                continue
-            factors = sums[layer.name].kronecker_factors(loss_terms, gradient_scale)
-            sizes = torch.stack([mean_eigenvalue(f) for f in factors])
-            if not bool(torch.isfinite(torch.stack([f.sum() for f in factors])).all()):
+        for (name, pair), sizes in zip(
+            statistics.items(), _sizes(statistics), strict=True
+        ):
+            if not all(math.isfinite(size) for size in sizes):
                 self.counters['skipped_statistics'] += 1
                 logging.warning(
                     'K-FAC: a statistic of layer %s is not finite; its factors stay.',
-                    layer.name,
+                    name,
                 )
                 continue
-            if not bool((sizes > vanishing_eigenvalue(sizes.dtype)).all()):
-                continue
-            state = self._states.get(layer.name)
-            if state is None:
-                state = LayerState(
-                    torch.zeros_like(factors[0]), torch.zeros_like(factors[1])
-                )
-                self._states[layer.name] = state
-            state.factor_a.lerp_(factors[0], 1.0 - decay)
-            state.factor_b.lerp_(factors[1], 1.0 - decay)
-            state.averaged_weight += (1.0 - decay) * (1.0 - state.averaged_weight)
+            if name not in self._factors:
+                self._factors[name] = (KroneckerFactor(), KroneckerFactor())
+            for factor, statistic, size in zip(
+                self._factors[name], pair, sizes, strict=True
+            ):
+                if size > vanishing_eigenvalue(statistic.dtype):
+                    factor.update(statistic, decay)
         self.counters['factor_updates'] += 1
 
     def _log_unreached(
@@ -154,55 +136,72 @@ class KFACPreconditioner:
     def update_inverses(self) -> None:
         """Inverts the factors of all layers.
 
-        A layer whose factorisation fails keeps its last good inverse; the failure
-        is counted and logged.
+        A factor that cannot be inverted keeps its last good inverse; the failure is
+        counted and logged.
         """
-        for name, state in self._states.items():
-            correction = 1.0 / state.averaged_weight
-            inverse_a, good_a = damped_inverse(
-                state.factor_a * correction, self._settings.damping
-            )
-            inverse_b, good_b = damped_inverse(
-                state.factor_b * correction, self._settings.damping
-            )
-            if bool(good_a & good_b):
-                state.inverse_a, state.inverse_b = inverse_a, inverse_b
-                continue
-            self.counters['failed_inverses'] += 1
-            kept = 'none yet' if state.inverse_a is None else 'kept'
-            logging.warning(
-                'K-FAC: the factors of layer %s could not be inverted; last good '
-                'inverse: %s.',
-                name,
-                kept,
-            )
+        for name, pair in self._factors.items():
+            for side, factor in zip('AB', pair, strict=True):
+                if factor.moving_average is None:
+                    continue
+                if not factor.invert(self._settings.damping):
+                    self.counters['failed_inverses'] += 1
+                    logging.warning(
+                        'K-FAC: factor %s of layer %s could not be inverted; last '
+                        'good inverse: %s.',
+                        side,
+                        name,
+                        'none yet' if factor.inverse is None else 'kept',
+                    )
         self.counters['inverse_updates'] += 1
 
     @torch.no_grad()
     def precondition(
         self, layer: KFACLayer, gradients: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Multiplies a layer's gradient with the inverse curvature.
+        """Multiplies a layer's gradient with the inverse curvature, but for its scale.
+
+        The curvature of a layer can change by orders of magnitude within a few
+        updates. A rule with a memory of gradient sizes, such as NAdamW, would take
+        that for gradients that grow or shrink; in units of the mean eigenvalues the
+        preconditioned gradient keeps the scale of the gradient.
 
         Args:
           layer: The layer.
           gradients: Gradients of its weight and, if it has one, its bias.
 
         Returns:
-          B**-1 G A**-1, split like the gradients; the gradients themselves as long
-          as the layer has no inverse.
+          m_a m_b B**-1 G A**-1, m the factors' mean eigenvalues, split like the
+          gradients. A side without an inverse is left out.
         """
-        state = self._states.get(layer.name)
-        if state is None or state.inverse_a is None or state.inverse_b is None:
+        if layer.name not in self._factors:
             return list(gradients)
+        factor_a, factor_b = self._factors[layer.name]
         matrix = layer.to_matrix(gradients)
-        return layer.from_matrix(state.inverse_b @ matrix @ state.inverse_a)
+        if factor_b.inverse is not None:
+            matrix = factor_b.inverse @ matrix
+        if factor_a.inverse is not None:
+            matrix = matrix @ factor_a.inverse
+        return layer.from_matrix(matrix)
+
+    def curvature_scale(self, layer: KFACLayer) -> Tensor | None:
+        """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
+
+        A preconditioned gradient divided by it is the direction of K-FAC at its
+        natural scale. None if a side has no inverse yet.
+        """
+        if layer.name not in self._factors:
+            return None
+        factor_a, factor_b = self._factors[layer.name]
+        if factor_a.inverted_scale is None or factor_b.inverted_scale is None:
+            return None
+        return factor_a.inverted_scale * factor_b.inverted_scale
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the whole state: tensors and plain values, by layer name."""
         return {
             'layers': {
-                name: dataclasses.asdict(state) for name, state in self._states.items()
+                name: {'a': factor_a.state_dict(), 'b': factor_b.state_dict()}
+                for name, (factor_a, factor_b) in self._factors.items()
             },
             'unreached': sorted(self._unreached),
             'counters': dict(self.counters),
@@ -215,32 +214,52 @@ class KFACPreconditioner:
           ValueError: If a layer or a shape does not fit the model.
         """
         layers = {layer.name: layer for layer in self.layers}
-        states = {}
-        for name, values in state_dict['layers'].items():
+        restored = {}
+        for name, sides in state_dict['layers'].items():
             if name not in layers:
                 raise ValueError(
                     f'The checkpoint has K-FAC state for layer {name!r}, which the '
                     f'model lacks; it has {", ".join(layers)}.'
                 )
             layer = layers[name]
-            for key, dim in (('a', layer.input_dim), ('b', layer.output_dim)):
+            device = layer.weight.device
+            factor_a = KroneckerFactor.from_state_dict(sides['a'], device)
+            factor_b = KroneckerFactor.from_state_dict(sides['b'], device)
+            for side, factor, dim in (
+                ('A', factor_a, layer.input_dim),
+                ('B', factor_b, layer.output_dim),
+            ):
                 expected = (layer.groups, dim, dim)
-                found = tuple(values[f'factor_{key}'].shape)
-                if found != expected:
+                average = factor.moving_average
+                if average is not None and tuple(average.shape) != expected:
                     raise ValueError(
-                        f'Factor {key.upper()} of layer {name!r} has shape {found} in '
-                        f'the checkpoint and {expected} in the model.'
+                        f'Factor {side} of layer {name!r} has shape '
+                        f'{tuple(average.shape)} in the checkpoint and {expected} in '
+                        'the model.'
                     )
-            on_device: dict[str, Any] = {
-                key: value.to(layer.weight.device, copy=True)
-                if torch.is_tensor(value)
-                else value
-                for key, value in values.items()
-            }
-            states[name] = LayerState(**on_device)
-        self._states = states
+            restored[name] = (factor_a, factor_b)
+        self._factors = restored
         self._unreached = set(state_dict['unreached'])
         self.counters = dict(state_dict['counters'])
+
+
+def _sizes(
+    statistics: Mapping[str, tuple[Tensor, Tensor]],
+) -> list[tuple[float, ...]]:
+    """Returns the mean eigenvalues of A and B, not finite if any entry is not.
+
+    All travel from the device together, since each transfer waits for it.
+    """
+    if not statistics:
+        return []
+    sizes = [
+        # A sum is finite only if all entries are; adding 0 times it marks the size.
+        mean_eigenvalue(factor) + 0.0 * factor.sum()
+        for pair in statistics.values()
+        for factor in pair
+    ]
+    values = torch.stack(sizes).tolist()
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def _log_assignments(assignments: Sequence[Assignment]) -> None:

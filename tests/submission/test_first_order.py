@@ -161,11 +161,13 @@ def _preconditioner(model, settings):
     return preconditioner
 
 
-def _preconditioned(preconditioner, gradients):
+def _preconditioned(preconditioner, gradients, natural_scale=False):
     outcome = dict(gradients)
     for layer in preconditioner.layers:
         names = layer.parameter_names
         values = preconditioner.precondition(layer, [gradients[n] for n in names])
+        if natural_scale:
+            values = [v / preconditioner.curvature_scale(layer) for v in values]
         outcome.update(zip(names, values, strict=True))
     return outcome
 
@@ -189,7 +191,8 @@ class TestRulesOnPreconditionedGradients:
         direction_of = expected_direction(settings)
         for step, learning_rate in enumerate(LEARNING_RATES):
             raw = _gradients(model, step)
-            directions = direction_of(raw, _preconditioned(preconditioner, raw))
+            preconditioned = _preconditioned(preconditioner, raw, rule == 'momentum')
+            directions = direction_of(raw, preconditioned)
             _set_gradients(model, raw)
             optimizer.step(learning_rate)
             for name, direction in directions.items():
@@ -292,7 +295,8 @@ class TestRulesOnPreconditionedGradients:
         norm = torch.cat([g.flatten() for g in raw.values()]).norm()
         factor = 0.5 / (norm + 1e-6)
         clipped = {name: factor * g for name, g in raw.items()}
-        direction = _preconditioned(preconditioner, clipped)['plain.weight']
+        direction = _preconditioned(preconditioner, clipped, natural_scale=True)
+        direction = direction['plain.weight']
         _set_gradients(model, raw)
         optimizer.step(0.1)
         expected = Reference(settings, divide=False).direction('', direction)

@@ -375,3 +375,33 @@ def test_kronecker_factors():
     torch.testing.assert_close(factor_b, 2 * eye)
     _, factor_b = sums.kronecker_factors(torch.tensor(3.0), torch.tensor(3.0))
     torch.testing.assert_close(factor_b, 18 * eye)
+
+
+class TestCancellation:
+    """Gradients that sum to zero over positions, as those of attention keys do."""
+
+    def _factor_b(self, gradients, dtype):
+        sums = ReduceSums(False, 'mean_inputs')
+        inputs = torch.ones(*gradients.shape[:-1], 2, dtype=dtype)
+        sums.add_inputs(SharedTensor(inputs, None, len(gradients)))
+        sums.add_gradients(SharedTensor(gradients, None, len(gradients)))
+        return sums.sums().gradients
+
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+    def test_rounding_errors_are_no_curvature(self, dtype):
+        torch.manual_seed(0)
+        gradients = torch.randn(8, 49, 1, 3, dtype=dtype)
+        gradients -= gradients.mean(1, keepdim=True)
+        assert gradients.sum(1).abs().max() > 0
+        assert torch.equal(
+            self._factor_b(gradients, dtype), torch.zeros(1, 3, 3, dtype=dtype)
+        )
+
+    def test_gradients_that_only_shrink_count(self):
+        torch.manual_seed(0)
+        gradients = torch.randn(8, 49, 1, 3, dtype=torch.float64)
+        gradients -= (1 - 1e-6) * gradients.mean(1, keepdim=True)
+        summed = gradients.sum(1).squeeze(1)
+        torch.testing.assert_close(
+            self._factor_b(gradients, torch.float64)[0], summed.T @ summed
+        )
