@@ -30,13 +30,6 @@ REFERENCES = ROOT / 'experiments' / 'references.json'
 SEARCH_SPACE = ROOT / 'tuning_search_space.json'
 METHODS = ('nadamw', 'kfac_expand', 'kfac_reduce')
 
-_WORKLOAD = flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-_FRAMEWORK = flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of all methods.')
-_OUTPUT = flags.DEFINE_string('output_dir', 'runs', 'Where results go.')
-_EVAL_EVERY = flags.DEFINE_integer('eval_every_steps', 20, 'Steps between evaluations.')
-_THREADS = flags.DEFINE_integer('num_threads', 2, 'Threads of PyTorch.')
-
 
 def hyperparameters_of(method: str, workload: str) -> dict[str, Any]:
     """Returns the hyperparameters that a method runs with.
@@ -176,15 +169,30 @@ def _ratio(values: Mapping[str, Any], reference: Mapping[str, Any], key: str) ->
     return f'{values[key] / reference[key]:.3f}'
 
 
+def define_flags() -> None:
+    """Defines the flags; several modules here have flags of the same names."""
+    flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+    flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
+    flags.DEFINE_integer('seed', 0, 'Seed of all methods.')
+    flags.DEFINE_string('output_dir', 'runs', 'Where results go.')
+    flags.DEFINE_integer('eval_every_steps', 20, 'Steps between evaluations.')
+    flags.DEFINE_integer('num_threads', 2, 'Threads of PyTorch.')
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the comparison, prints the table and writes the files."""
     del argv
-    name, framework = _WORKLOAD.value, _FRAMEWORK.value
-    folder = pathlib.Path(_OUTPUT.value) / f'{name}_{framework}'
+    name, framework = flags.FLAGS.workload, flags.FLAGS.framework
+    folder = pathlib.Path(flags.FLAGS.output_dir) / f'{name}_{framework}'
     try:
         workload = registry.load_workload(name, framework)
         records = compare(
-            name, framework, _SEED.value, folder, _EVAL_EVERY.value, _THREADS.value
+            name,
+            framework,
+            flags.FLAGS.seed,
+            folder,
+            flags.FLAGS.eval_every_steps,
+            flags.FLAGS.num_threads,
         )
     except (RunnerError, ValueError) as error:
         sys.exit(f'Error: {error}')
@@ -192,7 +200,7 @@ def main(argv: Sequence[str]) -> None:
     summary = summarise(name, framework, target, records)
     details = {
         **summary,
-        'seed': _SEED.value,
+        'seed': flags.FLAGS.seed,
         'records': {m: dataclasses.asdict(record) for m, record in records.items()},
     }
     plots.plot_curves(
@@ -209,4 +217,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
+    define_flags()
     app.run(main)

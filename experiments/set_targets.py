@@ -30,13 +30,6 @@ from workloads_overrides.runner.search_space import load_search_space
 
 SEARCH_SPACE = pathlib.Path(__file__).parent / 'search_spaces' / 'nadamw.json'
 
-_WORKLOAD = flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-_FRAMEWORK = flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
-_SEEDS = flags.DEFINE_integer('seeds', 3, 'Runs of the points that count.')
-_FINALISTS = flags.DEFINE_integer('finalists', 2, 'Points that train with all seeds.')
-_EVAL_EVERY = flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.')
-_PROCESSES = flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.')
-_FOLDER = flags.DEFINE_string('folder', 'runs/tune', "Folder of the runner's files.")
 
 Train = Callable[[Sequence[dict[str, Any]], Sequence[int]], list[Record]]
 
@@ -98,6 +91,17 @@ def set_targets(
     }
 
 
+def define_flags() -> None:
+    """Defines the flags; several modules here have flags of the same names."""
+    flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+    flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
+    flags.DEFINE_integer('seeds', 3, 'Runs of the points that count.')
+    flags.DEFINE_integer('finalists', 2, 'Points that train with all seeds.')
+    flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.')
+    flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.')
+    flags.DEFINE_string('folder', 'runs/tune', "Folder of the runner's files.")
+
+
 def main(argv: Sequence[str]) -> None:
     """Sets the targets of a workload and writes the reference."""
     del argv
@@ -106,21 +110,24 @@ def main(argv: Sequence[str]) -> None:
     def train(some: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[Record]:
         return tune.tune(
             'nadamw',
-            _WORKLOAD.value,
-            _FRAMEWORK.value,
+            flags.FLAGS.workload,
+            flags.FLAGS.framework,
             some,
             seeds,
-            eval_every_steps=_EVAL_EVERY.value,
-            processes=_PROCESSES.value,
-            folder=pathlib.Path(_FOLDER.value),
+            eval_every_steps=flags.FLAGS.eval_every_steps,
+            processes=flags.FLAGS.processes,
+            folder=pathlib.Path(flags.FLAGS.folder),
         )
 
-    reference = set_targets(points, range(_SEEDS.value), _FINALISTS.value, train)
+    reference = set_targets(
+        points, range(flags.FLAGS.seeds), flags.FLAGS.finalists, train
+    )
     references = json.loads(REFERENCES.read_text()) if REFERENCES.exists() else {}
-    references[_WORKLOAD.value] = reference
+    references[flags.FLAGS.workload] = reference
     REFERENCES.write_text(json.dumps(references, indent=2, sort_keys=True) + '\n')
     print(json.dumps(reference, indent=2))
 
 
 if __name__ == '__main__':
+    define_flags()
     app.run(main)

@@ -29,12 +29,6 @@ from submission import pytorch_submission
 from workloads_overrides import random_utils, registry
 from workloads_overrides.runner.search_space import as_hyperparameters
 
-_WORKLOAD = flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-_INTERVALS = flags.DEFINE_list('intervals', ['10'], 'Statistics intervals.')
-_ROUNDS = flags.DEFINE_integer('rounds', 12, 'Rounds that count; one more warms up.')
-_THREADS = flags.DEFINE_integer('num_threads', 2, 'Threads of PyTorch.')
-_OUTPUT = flags.DEFINE_string('output_dir', 'runs/step_time', 'Where results go.')
-
 _NADAMW = {
     'approximation': 'none',
     'learning_rate': 1e-3,
@@ -163,12 +157,21 @@ def measure(
     return results
 
 
+def define_flags() -> None:
+    """Defines the flags; several modules here have flags of the same names."""
+    flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+    flags.DEFINE_list('intervals', ['10'], 'Statistics intervals.')
+    flags.DEFINE_integer('rounds', 12, 'Rounds that count; one more warms up.')
+    flags.DEFINE_integer('num_threads', 2, 'Threads of PyTorch.')
+    flags.DEFINE_string('output_dir', 'runs/step_time', 'Where results go.')
+
+
 def main(argv: Sequence[str]) -> None:
     """Times the variants, prints a table and writes the file."""
     del argv
-    torch.set_num_threads(_THREADS.value)
-    points = variants([int(interval) for interval in _INTERVALS.value])
-    results = measure(_WORKLOAD.value, points, _ROUNDS.value)
+    torch.set_num_threads(flags.FLAGS.num_threads)
+    points = variants([int(interval) for interval in flags.FLAGS.intervals])
+    results = measure(flags.FLAGS.workload, points, flags.FLAGS.rounds)
     print(f'{"variant":34} | ms a step | ratio to NAdamW (quartiles)')
     for name, values in results.items():
         low, high = values['quartiles']
@@ -176,13 +179,14 @@ def main(argv: Sequence[str]) -> None:
             f'{name:34} | {values["milliseconds"]:9.1f} | {values["ratio"]:.3f} '
             f'({low:.3f} to {high:.3f})'
         )
-    folder = pathlib.Path(_OUTPUT.value)
+    folder = pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f'{_WORKLOAD.value}_pytorch.json'
-    machine = {**trials.machine(), 'num_threads': _THREADS.value}
+    path = folder / f'{flags.FLAGS.workload}_pytorch.json'
+    machine = {**trials.machine(), 'num_threads': flags.FLAGS.num_threads}
     path.write_text(json.dumps({'machine': machine, 'variants': results}, indent=1))
     print(f'Written to {path}')
 
 
 if __name__ == '__main__':
+    define_flags()
     app.run(main)

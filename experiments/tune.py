@@ -23,19 +23,6 @@ from workloads_overrides.runner.search_space import load_search_space
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 
-_WORKLOAD = flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-_FRAMEWORK = flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
-_METHOD = flags.DEFINE_string('method', '', 'Name to record the trials under.')
-_SEARCH_SPACE = flags.DEFINE_string('search_space', '', 'JSON file of the points.')
-_TRIALS = flags.DEFINE_integer('num_tuning_trials', 100, 'At most this many points.')
-_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds to train each point with.')
-_EVAL_EVERY = flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.')
-_PROCESSES = flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.')
-_FOLDER = flags.DEFINE_string('folder', 'runs/tune', "Folder of the runner's files.")
-_TARGET = flags.DEFINE_float(
-    'target', None, "Rank by steps to this; the workload's target if not given."
-)
-
 
 def records_path(workload: str, framework: str, method: str) -> pathlib.Path:
     """Returns the file of a method's records on a workload."""
@@ -78,26 +65,46 @@ def tune(
     )
 
 
+def define_flags() -> None:
+    """Defines the flags; several modules here have flags of the same names."""
+    flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+    flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
+    flags.DEFINE_string(
+        'method', None, 'Name to record the trials under.', required=True
+    )
+    flags.DEFINE_string('search_space', None, 'JSON file of the points.', required=True)
+    flags.DEFINE_integer('num_tuning_trials', 100, 'At most this many points.')
+    flags.DEFINE_list('seeds', ['0'], 'Seeds to train each point with.')
+    flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.')
+    flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.')
+    flags.DEFINE_string('folder', 'runs/tune', "Folder of the runner's files.")
+    flags.DEFINE_float(
+        'target', None, "Rank by steps to this; the workload's target if not given."
+    )
+
+
 def main(argv: Sequence[str]) -> None:
     """Tunes a method and prints its points, the fastest first."""
     del argv
     points = [
         point._asdict()
-        for point in load_search_space(_SEARCH_SPACE.value, _TRIALS.value)
+        for point in load_search_space(
+            flags.FLAGS.search_space, flags.FLAGS.num_tuning_trials
+        )
     ]
     records = tune(
-        _METHOD.value,
-        _WORKLOAD.value,
-        _FRAMEWORK.value,
+        flags.FLAGS.method,
+        flags.FLAGS.workload,
+        flags.FLAGS.framework,
         points,
-        [int(seed) for seed in _SEEDS.value],
-        eval_every_steps=_EVAL_EVERY.value,
-        processes=_PROCESSES.value,
-        folder=pathlib.Path(_FOLDER.value),
+        [int(seed) for seed in flags.FLAGS.seeds],
+        eval_every_steps=flags.FLAGS.eval_every_steps,
+        processes=flags.FLAGS.processes,
+        folder=pathlib.Path(flags.FLAGS.folder),
     )
-    target = _TARGET.value
+    target = flags.FLAGS.target
     if target is None:
-        workload = registry.load_workload(_WORKLOAD.value, _FRAMEWORK.value)
+        workload = registry.load_workload(flags.FLAGS.workload, flags.FLAGS.framework)
         target = workload.validation_target_value
     print(f'steps to {target:g} | final | best | seed | hyperparameters')
     for record in sorted(records, key=lambda r: (_or_inf(r.steps_to(target)), r.steps)):
@@ -113,5 +120,5 @@ def _or_inf(value: int | None) -> float:
 
 
 if __name__ == '__main__':
-    flags.mark_flags_as_required(['method', 'search_space'])
+    define_flags()
     app.run(main)

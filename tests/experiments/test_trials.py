@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from experiments import step_time, trials, tune
+
+WORKLOAD = 'imagenet_vit_fashion_mnist'
+POINT = {
+    'approximation': 'reduce',
+    'learning_rate': 1e-3,
+    'one_minus_beta1': 0.1,
+    'beta2': 0.99,
+    'weight_decay': 0.01,
+    'warmup_factor': 0.05,
+    # Three steps of the workload's thousand.
+    'step_hint_factor': 0.003,
+}
+
+
+def tune_once(folder):
+    return tune.tune(
+        'test',
+        WORKLOAD,
+        'pytorch',
+        [POINT],
+        [5],
+        eval_every_steps=2,
+        processes=1,
+        folder=folder,
+    )
+
+
+def test_trials_are_recorded_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, 'RESULTS', tmp_path / 'results')
+    (record,) = tune_once(tmp_path / 'runs')
+    assert record.steps == [2, 3]
+    assert record.trial.seed == 5
+    assert len(record.seconds) == len(record.validation) == len(record.test) == 2
+    assert 0 < record.seconds[0] < record.seconds[1]
+    assert record.machine['num_threads'] == 1
+    path = tune.records_path(WORKLOAD, 'pytorch', 'test')
+    assert path == tmp_path / 'results' / f'{WORKLOAD}_pytorch' / 'test.jsonl'
+    text = path.read_text()
+    assert json.loads(text)['trial']['hyperparameters'] == POINT
+
+    def refuse(*args, **kwargs):
+        raise AssertionError('a recorded trial was trained again')
+
+    monkeypatch.setattr(trials, '_run_in_process', refuse)
+    assert tune_once(tmp_path / 'runs') == [record]
+    assert path.read_text() == text
+
+
+def test_first_evaluation_above_a_target():
+    trial = trials.Trial('test', WORKLOAD, 'pytorch', POINT, 0)
+    record = trials.Record(
+        trial, [10, 20, 30], [1.0, 2.0, 3.0], [0.1, 0.5, 0.4], [0.0] * 3, 0.1, {}
+    )
+    assert record.steps_to(0.4) == 20
+    assert record.seconds_to(0.4) == 2.0
+    assert record.steps_to(0.5) is None
+    assert record.seconds_to(0.5) is None
+
+
+def test_schedule_length_follows_the_step_hint():
+    trial = trials.Trial('test', WORKLOAD, 'pytorch', POINT, 0)
+    assert trials.schedule_steps(trial) == 3
+
+
+def test_step_times_are_ratios_to_nadamw_of_the_same_round():
+    points = step_time.variants([2])
+    name = 'reduce, monte_carlo, every 2'
+    assert set(points) == {
+        f'{approximation}, {fisher}, every 2'
+        for approximation in ('reduce', 'expand')
+        for fisher in ('empirical', 'monte_carlo')
+    }
+    results = step_time.measure(WORKLOAD, {name: points[name]}, rounds=2)
+    assert list(results) == ['nadamw', name]
+    assert results['nadamw']['ratios'] == [1.0, 1.0]
+    assert results[name]['ratio'] == pytest.approx(
+        sum(results[name]['ratios']) / 2, abs=2e-3
+    )
+    assert results[name]['milliseconds'] > 0
