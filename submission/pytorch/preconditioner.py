@@ -126,8 +126,8 @@ class KFACPreconditioner:
             self._unreached.add(layer.name)
             reason = errors.get(layer.name, 'the forward pass did not reach it')
             logging.warning(
-                'K-FAC: no statistics for layer %s: %s. NAdamW trains it until there '
-                'are.',
+                'K-FAC: no statistics for layer %s: %s. Its gradient is used as it is '
+                'until there are.',
                 layer.name,
                 reason,
             )
