@@ -21,14 +21,10 @@ from absl import app, flags
 from torch import Tensor, nn
 
 from experiments import ggn
+from submission.pytorch.approximations import ExpandSums, FactorSums, ReduceSums
 from submission.pytorch.capture import Capture, Sums
 from submission.pytorch.layers import KFACLayer, assign_parameters
-from submission.pytorch.weight_sharing import (
-    BatchStructure,
-    ExpandSums,
-    FactorSums,
-    ReduceSums,
-)
+from submission.pytorch.weight_sharing import BatchStructure
 
 Factors = tuple[Tensor, Tensor]
 Matrices = dict[str, Tensor]

@@ -15,14 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from .approximations import ExpandSums, FactorSums, ReduceSums
 from .layers import KFACLayer
-from .weight_sharing import (
-    AmbiguousRowsError,
-    BatchStructure,
-    ExpandSums,
-    FactorSums,
-    ReduceSums,
-)
+from .weight_sharing import AmbiguousRowsError, BatchStructure
 
 Sums = ExpandSums | ReduceSums
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch.distributed as dist
 from torch import Tensor
 
-from .weight_sharing import FactorSums
+from .approximations import FactorSums
 
 
 def is_distributed() -> bool:

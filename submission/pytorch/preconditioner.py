@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from ..settings import Settings
 from . import communication
+from .approximations import ExpandSums, ReduceSums
 from .capture import Capture, Sums
 from .factors import KroneckerFactor
 from .inverses import mean_eigenvalue, vanishing_eigenvalue
 from .layers import Assignment, KFACLayer, assign_parameters, format_assignments
-from .weight_sharing import BatchStructure, ExpandSums, ReduceSums
+from .weight_sharing import BatchStructure
 
 
 class KFACPreconditioner:

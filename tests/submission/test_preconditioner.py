@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from submission.pytorch.approximations import FactorSums
 from submission.pytorch.inverses import damped_inverse, mean_eigenvalue
 from submission.pytorch.preconditioner import KFACPreconditioner
-from submission.pytorch.weight_sharing import FactorSums
 from submission.settings import Settings
 
 from .curvature import batch_of, double

@@ -5,12 +5,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from submission.pytorch.approximations import ExpandSums, FactorSums, ReduceSums
 from submission.pytorch.weight_sharing import (
     AmbiguousRowsError,
     BatchStructure,
-    ExpandSums,
-    FactorSums,
-    ReduceSums,
     SharedTensor,
 )
 

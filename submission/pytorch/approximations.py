@@ -1,0 +1,178 @@
+"""K-FAC-expand and K-FAC-reduce: from rows in weight-sharing format to factors.
+
+The notation is that of Eschenhagen et al. (2023), Section 3: N examples, R
+positions (R_n where it varies), inputs a[n, r], gradients g[n, r] of the summed
+loss with respect to the layer's output, M loss terms.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from .weight_sharing import AmbiguousRowsError, SharedTensor
+
+
+@dataclasses.dataclass
+class FactorSums:
+    """Sums from which the Kronecker factors of a layer follow.
+
+    They add up over processes, each holding a part of the batch.
+
+    Attributes:
+      inputs: Sum of outer products on the input side,
+        `[groups, d_in, d_in]`, d_in counting the bias.
+      input_count: Number of outer products in `inputs`.
+      gradients: Sum of outer products on the output side,
+        `[groups, d_out, d_out]`.
+    """
+
+    inputs: Tensor
+    input_count: Tensor
+    gradients: Tensor
+
+    def kronecker_factors(
+        self, loss_terms: Tensor | float, gradient_scale: Tensor | float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Returns A and B of the GGN block A kron B of the *mean* loss.
+
+        The scale depends on the number of loss terms M alone, whichever
+        approximation filled the sums.
+
+        Args:
+          loss_terms: M, the number of terms that the loss averages over.
+          gradient_scale: What the gradients have to be multiplied with to be those
+            of the summed loss: M if they came from the mean loss.
+        """
+        factor_a = self.inputs / self.input_count.clamp(min=1)
+        factor_b = self.gradients * (gradient_scale**2 / loss_terms)
+        return factor_a, factor_b
+
+
+class ExpandSums:
+    """K-FAC-expand: every position counts as an example of its own.
+
+    A is the mean over all (n, r) of a aT, B is 1/M times the sum over all (n, r)
+    of g gT (Equations 18 and 19 of the paper). A layer that is applied several
+    times in a forward pass has that many times the positions.
+    """
+
+    sums_positions = False
+
+    def __init__(self, bias: bool) -> None:
+        self._bias = bias
+        self._inputs: Tensor | None = None
+        self._gradients: Tensor | None = None
+        self._n_rows = 0
+
+    def add_inputs(self, inputs: SharedTensor) -> None:
+        """Adds the inputs of one application of the layer."""
+        rows = inputs.rows()
+        gram = _gram(rows)
+        if self._bias:
+            gram = _append_bias(gram, rows.sum(0), rows.shape[0])
+        self._inputs = gram if self._inputs is None else self._inputs + gram
+        self._n_rows += rows.shape[0]
+
+    def add_gradients(self, gradients: SharedTensor) -> None:
+        """Adds the output gradients of one application of the layer."""
+        gram = _gram(gradients.rows())
+        self._gradients = gram if self._gradients is None else self._gradients + gram
+
+    def sums(self) -> FactorSums | None:
+        """Returns the sums, or None if the layer was not reached both ways."""
+        if self._inputs is None or self._gradients is None:
+            return None
+        count = self._inputs.new_tensor(float(self._n_rows))
+        return FactorSums(self._inputs, count, self._gradients)
+
+
+class ReduceSums:
+    """K-FAC-reduce: the positions of an example are reduced before any product.
+
+    With `mean_inputs` A is the mean over n of the outer product of the inputs'
+    mean over r, and B is 1/M times the sum over n of the outer product of the
+    gradients' sum over r (Equation 22). With `sum_inputs` inputs are
+    summed and gradients averaged, which is what a sum-pooled model with a varying
+    number of positions calls for; where that number is constant, both are equal.
+
+    Some gradients cancel over positions: those of attention keys do always, since a
+    softmax does not change if all its inputs are shifted. What is left is rounding
+    error, and the factor is set to exactly zero.
+    """
+
+    sums_positions = True
+
+    def __init__(self, bias: bool, normalisation: str) -> None:
+        self._bias = bias
+        self._mean_inputs = normalisation == 'mean_inputs'
+        self._inputs: Tensor | None = None
+        self._gradients: Tensor | None = None
+        self._gradient_squares: Tensor | float = 0.0
+        self._positions: Tensor | None = None
+
+    def add_inputs(self, inputs: SharedTensor) -> None:
+        """Adds the inputs of one application of the layer."""
+        summed, positions = inputs.sum_over_positions(), inputs.positions()
+        if self._inputs is None or self._positions is None:
+            self._inputs, self._positions = summed, positions
+        elif len(self._inputs) != len(summed):
+            raise AmbiguousRowsError(
+                f'A layer was applied to {len(self._inputs)} examples and then, in '
+                f'the same forward pass, to {len(summed)}.'
+            )
+        else:
+            self._inputs = self._inputs + summed
+            self._positions = self._positions + positions
+
+    def add_gradients(self, gradients: SharedTensor) -> None:
+        """Adds the output gradients of one application of the layer."""
+        summed = gradients.sum_over_positions()
+        self._gradient_squares += torch.linalg.vector_norm(gradients.values) ** 2
+        self._gradients = (
+            summed if self._gradients is None else self._gradients + summed
+        )
+
+    def sums(self) -> FactorSums | None:
+        """Returns the sums, or None if the layer was not reached both ways."""
+        if self._inputs is None or self._gradients is None or self._positions is None:
+            return None
+        inputs, gradients = self._inputs, self._gradients
+        rounding = 100 * torch.finfo(gradients.dtype).eps
+        left = torch.linalg.vector_norm(gradients) ** 2
+        cancelled = left < rounding**2 * self._gradient_squares
+        gradients = torch.where(cancelled, 0.0, gradients)
+        positions = self._positions[:, None, None]
+        if self._bias:
+            # The bias's input is 1 at every position, so its sum is R_n.
+            ones = positions.expand(-1, inputs.shape[1], 1)
+            inputs = torch.cat([inputs, ones], -1)
+        # An example may have no position at all (a graph without edges).
+        at_least_one = positions.clamp(min=1)
+        if self._mean_inputs:
+            inputs = inputs / at_least_one
+        else:
+            gradients = gradients / at_least_one
+        # Only examples with a position have an input to average over.
+        count = (self._positions > 0).sum().to(inputs.dtype)
+        return FactorSums(_gram(inputs), count, _gram(gradients))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Sums the outer products of rows, `[rows, G, d]` to `[G, d, d]`."""
+    if rows.shape[1] == 1:
+        matrix = rows.squeeze(1)
+        return (matrix.T @ matrix).unsqueeze(0)
+    by_group = rows.transpose(0, 1)
+    return by_group.transpose(1, 2) @ by_group
+
+
+def _append_bias(gram: Tensor, row_sum: Tensor, n_rows: int) -> Tensor:
+    """Extends the Gram matrix of rows to that of rows with a 1 appended."""
+    groups, d = row_sum.shape
+    extended = gram.new_empty(groups, d + 1, d + 1)
+    extended[:, :d, :d] = gram
+    extended[:, :d, d] = row_sum
+    extended[:, d, :d] = row_sum
+    extended[:, d, d] = n_rows
+    return extended
