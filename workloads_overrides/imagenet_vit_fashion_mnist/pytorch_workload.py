@@ -1,6 +1,5 @@
 """The workload in PyTorch."""
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from workloads_overrides.imagenet_vit_fashion_mnist.workload import (
     BaseImagenetVitFashionMnistWorkload,
     ModelSize,
 )
+from workloads_overrides.pytorch_workload import PyTorchWorkload
 
 TorchBatch = dict[str, torch.Tensor]
 
@@ -75,12 +75,12 @@ class TorchTrainBatches:
         self._batches.skip(num_batches)
 
 
-class ImagenetVitFashionMnistWorkload(BaseImagenetVitFashionMnistWorkload):
+class ImagenetVitFashionMnistWorkload(
+    PyTorchWorkload, BaseImagenetVitFashionMnistWorkload
+):
     """A small vision transformer that trains on a CPU in minutes."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    default_dropout_rate = 0.0
 
     def _build_input_queue(
         self,
@@ -108,41 +108,16 @@ class ImagenetVitFashionMnistWorkload(BaseImagenetVitFashionMnistWorkload):
 
     def init_model_fn(self, rng: spec.RandomState) -> tuple[nn.Module, None]:
         """Returns a new model; there is no model state."""
-        torch.manual_seed(int(rng[0]))
-        model = ViT(
-            num_classes=dataset.NUM_CLASSES,
-            image_size=dataset.IMAGE_SIZE,
-            channels=1,
-            **dataclasses.asdict(self.model_size),
-        )
-        parameters = dict(model.named_parameters())
-        self._param_shapes = {
-            name: tuple(parameters[name].shape) for name in parameters
-        }
-        self._param_types = {name: parameter_type(name) for name in parameters}
-        return model.to(self._device), None
 
-    def model_fn(
-        self,
-        params: nn.Module,
-        augmented_and_preprocessed_input_batch: spec.Batch,
-        model_state: None,
-        mode: spec.ForwardPassMode,
-        rng: spec.RandomState,
-        update_batch_norm: bool,
-        dropout_rate: float = 0.0,
-    ) -> tuple[torch.Tensor, None]:
-        """Returns logits `[B, 10]`; evaluation records no gradients."""
-        del model_state, rng, update_batch_norm
-        # By name, since under AlgoPerf the mode is a member of AlgoPerf's enum.
-        is_training = mode.name == spec.ForwardPassMode.TRAIN.name
-        params.train(is_training)
-        with contextlib.nullcontext() if is_training else torch.no_grad():
-            logits = params(
-                augmented_and_preprocessed_input_batch['inputs'],
-                dropout_rate=dropout_rate,
+        def make_model() -> nn.Module:
+            return ViT(
+                num_classes=dataset.NUM_CLASSES,
+                image_size=dataset.IMAGE_SIZE,
+                channels=1,
+                **dataclasses.asdict(self.model_size),
             )
-        return logits, None
+
+        return self._initialised(rng, make_model, parameter_type)
 
     def loss_fn(
         self,

@@ -1,6 +1,5 @@
 """The workload in PyTorch."""
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,10 +20,7 @@ from workloads_overrides.ogbg_chembl.workload import (
     DROPOUT_RATE,
     BaseOgbgChemblWorkload,
 )
-
-
-def _device() -> torch.device:
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+from workloads_overrides.pytorch_workload import PyTorchWorkload
 
 
 def _parameter_type(name: str) -> spec.ParameterType:
@@ -64,8 +60,10 @@ class TorchQueue(Iterator[dict[str, Any]]):
         self.queue.skip(num_batches)
 
 
-class OgbgChemblWorkload(BaseOgbgChemblWorkload):
+class OgbgChemblWorkload(PyTorchWorkload, BaseOgbgChemblWorkload):
     """The default size, for a CPU."""
+
+    default_dropout_rate = DROPOUT_RATE
 
     def _build_input_queue(
         self,
@@ -81,45 +79,21 @@ class OgbgChemblWorkload(BaseOgbgChemblWorkload):
         # The data is in memory already and every queue is endless.
         del cache, repeat_final_dataset, num_batches
         queue = self._graph_queue(data_rng, split, data_dir, global_batch_size)
-        return TorchQueue(queue, _device())
+        return TorchQueue(queue, self._device)
 
     def init_model_fn(self, rng: spec.RandomState) -> tuple[nn.Module, None]:
         """Returns a new model; the same key gives the same parameters."""
-        torch.manual_seed(int(rng[0]))
-        model = GraphNetwork(
-            num_outputs=self.num_outputs,
-            latent_dim=self.latent_dim,
-            hidden_dims=self.hidden_dims,
-            num_message_passing_steps=self.num_message_passing_steps,
-            activation_fn_name=self.activation_fn_name,
-        )
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        self._param_shapes = shapes
-        self._param_types = {name: _parameter_type(name) for name in shapes}
-        return model.to(_device()), None
 
-    def model_fn(
-        self,
-        params: nn.Module,
-        augmented_and_preprocessed_input_batch: spec.Batch,
-        model_state: Any,
-        mode: spec.ForwardPassMode,
-        rng: spec.RandomState,
-        update_batch_norm: bool,
-        dropout_rate: float = DROPOUT_RATE,
-    ) -> tuple[torch.Tensor, None]:
-        """Returns logits `[n_graphs, 128]` and no state."""
-        del rng, update_batch_norm  # Dropout draws from torch; no batch norm.
-        if model_state is not None:
-            raise ValueError(f'model_state: expected None, got {model_state!r}.')
-        training = mode == spec.ForwardPassMode.TRAIN
-        params.train(training)
-        with contextlib.nullcontext() if training else torch.no_grad():
-            logits = params(
-                augmented_and_preprocessed_input_batch['inputs'],
-                dropout_rate=dropout_rate,
+        def make_model() -> nn.Module:
+            return GraphNetwork(
+                num_outputs=self.num_outputs,
+                latent_dim=self.latent_dim,
+                hidden_dims=self.hidden_dims,
+                num_message_passing_steps=self.num_message_passing_steps,
+                activation_fn_name=self.activation_fn_name,
             )
-        return logits, None
+
+        return self._initialised(rng, make_model, _parameter_type)
 
     def loss_fn(
         self,
