@@ -122,7 +122,7 @@ class Settings:
     approximation: Approximation = 'reduce'
     reduce_normalisation: ReduceNormalisation = 'mean_inputs'
     fisher_type: FisherType = 'monte_carlo'
-    damping: float = 0.03
+    damping: float = 0.1
     factor_decay: float = 0.9
     statistics_interval: int = 10
     inverse_interval: int = 10
