@@ -66,7 +66,7 @@ def compare(
     seed: int,
     folder: pathlib.Path,
     eval_every_steps: int,
-    num_threads: int,
+    num_threads: int | None,
 ) -> dict[str, trials.Record]:
     """Trains every method and returns method name to record.
 
@@ -176,7 +176,7 @@ def define_flags() -> None:
     flags.DEFINE_integer('seed', 0, 'Seed of all methods.')
     flags.DEFINE_string('output_dir', 'runs', 'Where results go.')
     flags.DEFINE_integer('eval_every_steps', 20, 'Steps between evaluations.')
-    flags.DEFINE_integer('num_threads', 2, 'Threads of PyTorch.')
+    flags.DEFINE_integer('num_threads', None, "Threads; PyTorch's choice if not given.")
 
 
 def main(argv: Sequence[str]) -> None:

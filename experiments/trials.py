@@ -97,7 +97,7 @@ def run(
     folder: pathlib.Path,
     *,
     eval_every_steps: int,
-    num_threads: int,
+    num_threads: int | None,
     stop_at_targets: bool,
     resume: bool,
 ) -> Record:
@@ -107,7 +107,7 @@ def run(
       trial: What to train.
       folder: Folder of the trial's files.
       eval_every_steps: Steps between evaluations.
-      num_threads: Threads within a PyTorch operation.
+      num_threads: Threads within a PyTorch operation; None leaves PyTorch's choice.
       stop_at_targets: Whether to stop once both targets are reached.
       resume: Goes on with the files in `folder`; otherwise they are deleted.
     """
@@ -151,7 +151,7 @@ def run(
         validation=column(f'validation/{metric}', 5),
         test=column(f'test/{metric}', 5),
         seconds_per_step=round(result.seconds_per_step, 5),
-        machine={**machine(), 'num_threads': num_threads},
+        machine=machine(),
     )
 
 
@@ -162,6 +162,7 @@ def machine() -> dict[str, Any]:
         'cores': os.cpu_count(),
         'python': platform.python_version(),
         'torch': torch.__version__,
+        'num_threads': torch.get_num_threads(),
         'device': torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
     }
 
