@@ -182,6 +182,9 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Runs the comparison, prints the table and writes the files."""
     del argv
+    if not sys.stderr.isatty():
+        # There is no progress bar then; the log tells how far a run is.
+        logging.set_verbosity(logging.INFO)
     name, framework = flags.FLAGS.workload, flags.FLAGS.framework
     folder = pathlib.Path(flags.FLAGS.output_dir) / f'{name}_{framework}'
     try:
