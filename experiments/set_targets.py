@@ -85,6 +85,7 @@ def set_targets(
         'target_set_by': dict(best.trial.hyperparameters),
         'points_tried': len(points),
         'seeds': list(seeds),
+        'finalists': finalists,
         'reference_steps_to_target': [
             run.steps_to(validation_target) for run in reference
         ],
@@ -96,7 +97,7 @@ def define_flags() -> None:
     flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
     flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
     flags.DEFINE_integer('seeds', 3, 'Runs of the points that count.')
-    flags.DEFINE_integer('finalists', 2, 'Points that train with all seeds.')
+    flags.DEFINE_integer('finalists', 1, 'Points that train with all seeds.')
     flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.')
     flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.')
     flags.DEFINE_string('folder', 'runs/tune', "Folder of the runner's files.")

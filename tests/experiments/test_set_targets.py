@@ -88,7 +88,8 @@ def test_workload_declares_the_targets_that_were_measured(workload):
         ]
 
     seeds = reference['seeds']
-    assert reference == set_targets.set_targets(points, seeds, 2, recorded)
+    finalists = reference['finalists']
+    assert reference == set_targets.set_targets(points, seeds, finalists, recorded)
 
 
 def test_all_points_of_the_search_space_are_nadamw():
