@@ -1,0 +1,86 @@
+r"""Prints steps to the target over seeds, from the recorded trials.
+
+Reads `experiments/results/<workload>_<framework>/{nadamw,kfac}.jsonl` and trains
+nothing. A method's point counts if it was trained with all the seeds of the NAdamW
+reference, by `experiments.tune --seeds`.
+
+Example::
+
+    python -m experiments.tune --workload=ogbg_chembl --method=kfac \
+        --search_space=tuning_search_space.json --num_tuning_trials=2 --seeds=0,1,2
+    python -m experiments.report --workload=ogbg_chembl
+"""
+
+import collections
+import json
+import math
+import statistics
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from experiments.compare import REFERENCES
+from experiments.set_targets import median_steps
+from experiments.trials import Record, load_records
+from experiments.tune import records_path
+
+
+def complete_points(
+    records: Sequence[Record], seeds: Sequence[int]
+) -> list[list[Record]]:
+    """Groups records by point; keeps the points that have all the seeds."""
+    groups: dict[str, dict[int, Record]] = collections.defaultdict(dict)
+    for record in records:
+        key = json.dumps(record.trial.hyperparameters, sort_keys=True)
+        groups[key][record.trial.seed] = record
+    return [
+        [by_seed[seed] for seed in seeds]
+        for by_seed in groups.values()
+        if all(seed in by_seed for seed in seeds)
+    ]
+
+
+def format_row(name: str, runs: Sequence[Record], target: float, base: float) -> str:
+    """Formats a point: steps to target by seed, their median, ratio, final metric."""
+    steps = [run.steps_to(target) for run in runs]
+    median = median_steps(runs, target)
+    ratio = '-' if math.isinf(median) else f'{median / base:.2f}'
+    shown = '-' if math.isinf(median) else f'{median:.0f}'
+    each = ', '.join('-' if step is None else str(step) for step in steps)
+    final = statistics.median(run.validation[-1] for run in runs)
+    return f'| {name} | {shown} ({each}) | {ratio} | {final:.4f} |'
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints a Markdown table for a workload."""
+    del argv
+    name, framework = flags.FLAGS.workload, flags.FLAGS.framework
+    reference = json.loads(REFERENCES.read_text())[name]
+    target, seeds = reference['validation_target'], reference['seeds']
+    nadamw = load_records(records_path(name, framework, 'nadamw'))
+    kfac = load_records(records_path(name, framework, 'kfac'))
+    (base_runs,) = [
+        runs
+        for runs in complete_points(nadamw, seeds)
+        if runs[0].trial.hyperparameters == reference['hyperparameters']
+    ]
+    base = median_steps(base_runs, target)
+    print(f'{name}: validation target {target}, seeds {seeds}\n')
+    print('| Method | Steps to target (each seed) | Ratio | Final metric |')
+    print('| --- | --- | --- | --- |')
+    print(format_row('NAdamW reference', base_runs, target, base))
+    for runs in complete_points(kfac, seeds):
+        point = runs[0].trial.hyperparameters
+        label = f'K-FAC-{point["approximation"]}, damping {point["damping"]}'
+        print(format_row(label, runs, target, base))
+
+
+def define_flags() -> None:
+    """Defines the flags; several modules here have flags of the same names."""
+    flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+    flags.DEFINE_string('framework', 'pytorch', 'Framework of the records.')
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)
