@@ -12,9 +12,9 @@ from workloads_overrides.imagenet_vit_fashion_mnist.image_batches import (
     TrainBatches,
 )
 
-# Accuracies to reach.
-VALIDATION_TARGET = 0.80
-TEST_TARGET = 0.78
+# Accuracies to reach, set by `python -m experiments.set_targets`.
+VALIDATION_TARGET = 0.8
+TEST_TARGET = 0.82
 
 
 @dataclasses.dataclass(frozen=True)

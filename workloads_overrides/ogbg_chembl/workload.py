@@ -10,8 +10,8 @@ from workloads_overrides.ogbg_chembl.graph_batches import (
 )
 
 # The mean average precision that a run has to reach. Set from reference runs.
-VALIDATION_TARGET = 0.60
-TEST_TARGET = 0.58
+VALIDATION_TARGET = 0.576
+TEST_TARGET = 0.584
 
 DROPOUT_RATE = 0.1
 
