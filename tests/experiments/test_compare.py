@@ -78,9 +78,12 @@ def test_kfac_runs_with_the_same_hyperparameters_on_every_workload():
         assert points[0] == points[1]
 
 
-def test_workload_without_reference_names_the_command():
-    with pytest.raises(ValueError, match=r'set_targets --workload=ogbg_nothing'):
-        compare.hyperparameters_of('nadamw', 'ogbg_nothing')
+def test_workload_without_reference_names_the_command(tmp_path, monkeypatch):
+    path = tmp_path / 'references.json'
+    path.write_text('{}')
+    monkeypatch.setattr(compare, 'REFERENCES', path)
+    with pytest.raises(ValueError, match=r'set_targets --workload=ogbg_chembl'):
+        compare.hyperparameters_of('nadamw', 'ogbg_chembl_full')
 
 
 def test_plot_draws_single_runs_and_seed_bands(tmp_path):
