@@ -104,7 +104,9 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one(tmp_path):
     for part in ('model_params', 'optimizer_state'):
         expected, found = (dict(flatten(state[part])) for state in states)
         assert expected.keys() == found.keys()
-        assert any('moving_average' in key for key in expected) or part == 'model_params'
+        assert (
+            any('moving_average' in key for key in expected) or part == 'model_params'
+        )
         for key, value in expected.items():
             if torch.is_tensor(value):
                 assert torch.equal(value, found[key]), key
