@@ -77,11 +77,12 @@ def compare(
         shutil.rmtree(folder)
     elif folder.exists():
         logging.info('Going on with the comparison in %s.', folder)
-    records = {}
-    for number, method in enumerate(METHODS, start=1):
-        point = hyperparameters_of(method, workload)
+    points = {method: hyperparameters_of(method, workload) for method in METHODS}
+    for point in points.values():
         # A mistake in a search space should not wait for the methods before it.
         Settings.from_hyperparameters(point)
+    records = {}
+    for number, (method, point) in enumerate(points.items(), start=1):
         trial = trials.Trial(method, workload, framework, point, seed)
         print(
             f'[{number}/{len(METHODS)}] {method} on {workload}, at most '
