@@ -25,29 +25,25 @@ class Entry:
     implementations: Mapping[str, str]
 
 
-_OGBG = 'workloads_overrides.ogbg_chembl'
-_VIT = 'workloads_overrides.imagenet_vit_fashion_mnist'
+def _in_both(base: str, class_name: str) -> Entry:
+    module = f'workloads_overrides.{base}'
+    return Entry(
+        base=base,
+        implementations={
+            framework: f'{module}.{framework}_workload:{class_name}'
+            for framework in ('jax', 'pytorch')
+        },
+    )
+
 
 WORKLOADS: dict[str, Entry] = {
-    'ogbg_chembl': Entry(
-        base='ogbg_chembl',
-        implementations={'pytorch': f'{_OGBG}.pytorch_workload:OgbgChemblWorkload'},
+    'ogbg_chembl': _in_both('ogbg_chembl', 'OgbgChemblWorkload'),
+    'ogbg_chembl_full': _in_both('ogbg_chembl', 'OgbgChemblFullWorkload'),
+    'imagenet_vit_fashion_mnist': _in_both(
+        'imagenet_vit_fashion_mnist', 'ImagenetVitFashionMnistWorkload'
     ),
-    'ogbg_chembl_full': Entry(
-        base='ogbg_chembl',
-        implementations={'pytorch': f'{_OGBG}.pytorch_workload:OgbgChemblFullWorkload'},
-    ),
-    'imagenet_vit_fashion_mnist': Entry(
-        base='imagenet_vit_fashion_mnist',
-        implementations={
-            'pytorch': f'{_VIT}.pytorch_workload:ImagenetVitFashionMnistWorkload'
-        },
-    ),
-    'imagenet_vit_fashion_mnist_s16': Entry(
-        base='imagenet_vit_fashion_mnist',
-        implementations={
-            'pytorch': f'{_VIT}.pytorch_workload:ImagenetVitFashionMnistS16Workload'
-        },
+    'imagenet_vit_fashion_mnist_s16': _in_both(
+        'imagenet_vit_fashion_mnist', 'ImagenetVitFashionMnistS16Workload'
     ),
 }
 

@@ -8,6 +8,7 @@ at them.
 """
 
 import abc
+import dataclasses
 import enum
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -48,6 +49,13 @@ class ParameterType(enum.Enum):
     ATTENTION_BIAS = 14
 
 
+@dataclasses.dataclass(frozen=True)
+class ShapeTuple:
+    """A shape as one leaf of a tree, where a bare tuple would be a branch."""
+
+    shape_tuple: tuple[int, ...]
+
+
 class TrainingCompleteError(Exception):
     """Raised by a submission that wants its run to end with a last evaluation."""
 
@@ -80,7 +88,10 @@ class Workload(abc.ABC):
 
     @property
     def param_shapes(self) -> Mapping[str, Any]:
-        """Parameter name to shape; known once the model has been initialised."""
+        """Parameter name to shape; known once the model has been initialised.
+
+        PyTorch: a tuple under each dotted name. JAX: a `ShapeTuple` at each leaf.
+        """
         if self._param_shapes is None:
             raise ValueError('param_shapes: call init_model_fn() first.')
         return self._param_shapes

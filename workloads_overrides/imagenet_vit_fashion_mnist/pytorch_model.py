@@ -9,45 +9,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from workloads_overrides.imagenet_vit_fashion_mnist import fixed_embedding
+
 LAYER_NORM_EPS = 1e-6
-POSITION_TEMPERATURE = 10_000.0
 _MLP_BIAS_STDDEV = 1e-6
 # Standard deviation of a standard normal variable cut off at -2 and 2.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 def position_embedding(height: int, width: int, dim: int) -> torch.Tensor:
-    """Returns the fixed 2-D sine and cosine embedding of MoCo v3.
-
-    A quarter of the dimensions each holds the sine and the cosine of the column,
-    then the sine and the cosine of the row, at geometrically spaced frequencies.
-
-    Args:
-        height: Rows of patches.
-        width: Columns of patches.
-        dim: Size of a token; a multiple of 4.
-
-    Returns:
-        The embedding `[height * width, dim]`, row by row.
-    """
-    if dim % 4 or dim < 8:
-        raise ValueError(
-            f'The position embedding needs a multiple of 4 that is at least 8, not a '
-            f'width of {dim}.'
-        )
-    exponents = torch.linspace(0, 1, dim // 4, dtype=torch.float64)
-    frequencies = POSITION_TEMPERATURE**-exponents
-    rows = torch.arange(height, dtype=torch.float64).repeat_interleave(width)
-    columns = torch.arange(width, dtype=torch.float64).repeat(height)
-    column_angles = columns[:, None] * frequencies
-    row_angles = rows[:, None] * frequencies
-    parts = (
-        column_angles.sin(),
-        column_angles.cos(),
-        row_angles.sin(),
-        row_angles.cos(),
-    )
-    return torch.cat(parts, dim=1).to(torch.get_default_dtype())
+    """Returns the embedding of `fixed_embedding` in PyTorch's default type."""
+    embedding = fixed_embedding.position_embedding(height, width, dim)
+    return torch.from_numpy(embedding).to(torch.get_default_dtype())
 
 
 def _init_xavier(layer: nn.Linear, bias_stddev: float) -> None:

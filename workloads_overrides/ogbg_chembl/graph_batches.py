@@ -61,6 +61,12 @@ class BatchBudget:
             n_graph=batch_size + 1,
         )
 
+    def rounded_up(self, multiple: int) -> 'BatchBudget':
+        """Returns the next budget of which every size is a multiple of a number."""
+        return BatchBudget(
+            *(-(-size // multiple) * multiple for size in dataclasses.astuple(self))
+        )
+
 
 def _concatenated_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns `start, start + 1, ...` of each range, one after the other."""
@@ -174,8 +180,20 @@ class TrainingQueue(Iterator[Batch]):
         graph_ids: np.ndarray,
         batch_size: int,
         key: Sequence[int],
+        size_multiple: int = 1,
     ) -> None:
+        """Starts at the first batch.
+
+        Args:
+            dataset: where the graphs come from.
+            graph_ids: the molecules of an epoch.
+            batch_size: number of average graphs in a batch.
+            key: equal keys give equal orders.
+            size_multiple: more padding makes every size of a batch a multiple of
+                this; which graphs a batch holds does not depend on it.
+        """
         self.budget = BatchBudget.of(dataset, batch_size)
+        self._padded_budget = self.budget.rounded_up(size_multiple)
         _check_each_fits(dataset, graph_ids, self.budget)
         self._dataset = dataset
         self._graph_ids = graph_ids
@@ -203,7 +221,7 @@ class TrainingQueue(Iterator[Batch]):
         return graph_ids
 
     def __next__(self) -> Batch:
-        return build_batch(self._dataset, self.next_graph_ids(), self.budget)
+        return build_batch(self._dataset, self.next_graph_ids(), self._padded_budget)
 
     def skip(self, num_batches: int) -> None:
         """Passes over batches without building them."""
@@ -219,9 +237,15 @@ class EvaluationQueue(Iterator[Batch]):
     """
 
     def __init__(
-        self, dataset: MoleculeDataset, graph_ids: np.ndarray, batch_size: int
+        self,
+        dataset: MoleculeDataset,
+        graph_ids: np.ndarray,
+        batch_size: int,
+        size_multiple: int = 1,
     ) -> None:
+        """Divides the graphs into batches; arguments as for `TrainingQueue`."""
         self.budget = BatchBudget.of(dataset, batch_size)
+        self._padded_budget = self.budget.rounded_up(size_multiple)
         _check_each_fits(dataset, graph_ids, self.budget)
         self._dataset = dataset
         self._chunks: list[np.ndarray] = []
@@ -241,7 +265,7 @@ class EvaluationQueue(Iterator[Batch]):
     def __next__(self) -> Batch:
         graph_ids = self._chunks[self._position % len(self._chunks)]
         self._position += 1
-        return build_batch(self._dataset, graph_ids, self.budget)
+        return build_batch(self._dataset, graph_ids, self._padded_budget)
 
     def skip(self, num_batches: int) -> None:
         """Passes over batches without building them."""

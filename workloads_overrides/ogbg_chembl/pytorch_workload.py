@@ -19,6 +19,7 @@ from workloads_overrides.ogbg_chembl.pytorch_model import GraphNetwork
 from workloads_overrides.ogbg_chembl.workload import (
     DROPOUT_RATE,
     BaseOgbgChemblWorkload,
+    FullSize,
 )
 from workloads_overrides.pytorch_workload import PyTorchWorkload
 
@@ -186,20 +187,5 @@ class OgbgChemblWorkload(PyTorchWorkload, BaseOgbgChemblWorkload):
         return metrics.evaluate(**arrays, summed_loss=summed_loss)
 
 
-class OgbgChemblFullWorkload(OgbgChemblWorkload):
+class OgbgChemblFullWorkload(FullSize, OgbgChemblWorkload):
     """`ogbg_chembl_full`: the size of AlgoPerf's ogbg model, for a GPU."""
-
-    @property
-    def hidden_dims(self) -> tuple[int, ...]:
-        """Widths of the layers of every update function."""
-        return (256,)
-
-    @property
-    def latent_dim(self) -> int:
-        """Width of the embedded nodes and edges."""
-        return 256
-
-    @property
-    def num_message_passing_steps(self) -> int:
-        """Number of graph network layers."""
-        return 5

@@ -66,12 +66,15 @@ class BaseOgbgChemblWorkload(spec.Workload):
         split: str,
         data_dir: str | None,
         global_batch_size: int,
+        size_multiple: int = 1,
     ) -> TrainingQueue | EvaluationQueue:
-        """Returns batches of numpy arrays."""
+        """Returns batches of numpy arrays, sizes a multiple of `size_multiple`."""
         dataset = load_dataset(data_dir)
         if split == 'train':
             graph_ids = dataset.indices('train')
-            return TrainingQueue(dataset, graph_ids, global_batch_size, data_rng)
+            return TrainingQueue(
+                dataset, graph_ids, global_batch_size, data_rng, size_multiple
+            )
         if split == 'eval_train':
             # Molecules of an assay are neighbours in the file, so take a sample
             # spread over all of it.
@@ -85,8 +88,27 @@ class BaseOgbgChemblWorkload(spec.Workload):
                 f'Unknown split {split!r}: expected train, eval_train, validation '
                 'or test.'
             )
-        return EvaluationQueue(dataset, graph_ids, global_batch_size)
+        return EvaluationQueue(dataset, graph_ids, global_batch_size, size_multiple)
 
     def is_output_params(self, param_key: str) -> bool:
         """Whether a parameter belongs to the decoder."""
         return param_key in ('decoder.weight', 'decoder.bias')
+
+
+class FullSize(BaseOgbgChemblWorkload):
+    """The size of AlgoPerf's ogbg model."""
+
+    @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """Widths of the layers of every update function."""
+        return (256,)
+
+    @property
+    def latent_dim(self) -> int:
+        """Width of the embedded nodes and edges."""
+        return 256
+
+    @property
+    def num_message_passing_steps(self) -> int:
+        """Number of graph network layers."""
+        return 5

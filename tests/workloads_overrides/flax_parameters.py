@@ -1,0 +1,152 @@
+"""Parameters of the PyTorch models as those of the Flax models, and back.
+
+Everything is a numpy array of the type that the parameters have. A PyTorch linear
+layer holds `[out, in]`, Flax's dense layer `[in, out]`.
+"""
+
+import re
+
+import numpy as np
+
+_ATTENTION = 'MultiHeadDotProductAttention_1'
+_VIT_BLOCK = {
+    'layer_norm0': ('LayerNorm_0',),
+    'self_attention1.query': (_ATTENTION, 'query'),
+    'self_attention1.key': (_ATTENTION, 'key'),
+    'self_attention1.value': (_ATTENTION, 'value'),
+    'self_attention1.out': (_ATTENTION, 'out'),
+    'layer_norm2': ('LayerNorm_2',),
+    'mlp3.linear1': ('MlpBlock_3', 'Dense_0'),
+    'mlp3.linear2': ('MlpBlock_3', 'Dense_1'),
+}
+_VIT_REST = {
+    'conv_patch_extract': ('conv_patch_extract',),
+    'encoder.encoder_norm': ('Transformer', 'encoder_layernorm'),
+    'pre_logits': ('pre_logits',),
+    'head': ('head',),
+}
+
+
+def gnn_path(layer):
+    """Returns the Flax path of a layer of the PyTorch GNN, of one hidden layer."""
+    names = {'node_embedder': 'node_embedding', 'edge_embedder': 'edge_embedding'}
+    if layer in names:
+        return (names[layer],)
+    match = re.fullmatch(
+        r'graph_network\.(\d+)\.update_(edge|node|global)_fn\.(dense|norm)_0', layer
+    )
+    index = 3 * int(match[1]) + ('edge', 'node', 'global').index(match[2])
+    return (f'{"Dense" if match[3] == "dense" else "LayerNorm"}_{index}',)
+
+
+def vit_path(layer):
+    """Returns the Flax path of a layer of the PyTorch ViT."""
+    if layer in _VIT_REST:
+        return _VIT_REST[layer]
+    match = re.fullmatch(r'encoder\.net\.(\d+)\.(.*)', layer)
+    return ('Transformer', f'encoderblock_{match[1]}', *_VIT_BLOCK[match[2]])
+
+
+def _array(value):
+    return value.numpy(force=True).copy() if hasattr(value, 'numpy') else value
+
+
+def _to_flax(path, kind, array, num_heads):
+    """Returns the Flax name and array of a PyTorch parameter."""
+    if 'norm' in path[-1].lower():
+        return ('bias' if kind == 'bias' else 'scale'), array
+    if _ATTENTION in path and path[-1] != 'out':
+        # The heads are split off the outputs.
+        if kind == 'bias':
+            return kind, array.reshape(num_heads, -1)
+        return 'kernel', array.T.reshape(len(array.T), num_heads, -1)
+    if kind == 'bias':
+        return kind, array
+    if _ATTENTION in path:
+        return 'kernel', array.T.reshape(num_heads, -1, len(array))
+    # Channels first to channels last.
+    return 'kernel', array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _to_pytorch(path, kind, array):
+    """Undoes `_to_flax`."""
+    if 'norm' in path[-1].lower():
+        return ('bias' if kind == 'bias' else 'weight'), array
+    if kind == 'bias':
+        return kind, array.reshape(-1)
+    if array.ndim == 4:
+        return 'weight', array.transpose(3, 2, 0, 1)
+    if _ATTENTION in path:
+        rows = -1 if path[-1] == 'out' else len(array)
+        array = array.reshape(rows, array.shape[-1] if rows == -1 else -1)
+    return 'weight', array.T
+
+
+def _tree(state_dict, path_of, num_heads=None):
+    tree = {}
+    for name, value in state_dict.items():
+        layer, kind = name.rsplit('.', 1)
+        path = path_of(layer)
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        key, array = _to_flax(path, kind, _array(value), num_heads)
+        branch[key] = array
+    return tree
+
+
+def gnn_decoder(num_steps):
+    """Returns the name of the GNN's last layer in Flax."""
+    return f'Dense_{3 * num_steps}'
+
+
+def _gnn_path_with_decoder(num_steps):
+    return lambda layer: (
+        (gnn_decoder(num_steps),) if layer == 'decoder' else gnn_path(layer)
+    )
+
+
+def gnn_params(state_dict):
+    """Returns the Flax parameters of a PyTorch GNN with one hidden layer.
+
+    Args:
+        state_dict: Name to tensor or array, all of a model; gradients do as well.
+    """
+    steps = {name.split('.')[1] for name in state_dict if 'graph_network' in name}
+    return _tree(state_dict, _gnn_path_with_decoder(len(steps)))
+
+
+def vit_params(state_dict, num_heads):
+    """Returns the Flax parameters of a PyTorch ViT; arguments as for the GNN."""
+    return _tree(state_dict, vit_path, num_heads)
+
+
+def _state_dict(tree, names, path_of):
+    state_dict = {}
+    for name in names:
+        layer, kind = name.rsplit('.', 1)
+        path = path_of(layer)
+        branch = tree
+        for part in path:
+            branch = branch[part]
+        for key, value in branch.items():
+            found, array = _to_pytorch(path, key, np.asarray(value))
+            if found == kind:
+                state_dict[name] = np.ascontiguousarray(array)
+    return state_dict
+
+
+def gnn_state_dict(params, names):
+    """Returns PyTorch name to array from a tree of Flax parameters of the GNN.
+
+    Args:
+        params: The tree.
+        names: The parameter names of the PyTorch model.
+    """
+    steps = {name.split('.')[1] for name in names if 'graph_network' in name}
+    return _state_dict(params, names, _gnn_path_with_decoder(len(steps)))
+
+
+def vit_state_dict(params, names):
+    """Returns PyTorch name to array from a tree of Flax parameters of the ViT."""
+    return _state_dict(params, names, vit_path)
