@@ -140,8 +140,12 @@ def test_the_scoring_program_accepts_the_logs(submissions, tmp_path):
     if importlib.util.find_spec('scoring') is None:
         pytest.skip('the scoring program, package `scoring`, is not installed')
     arguments = [f'--submission_directory={submissions}', f'--output_dir={tmp_path}']
-    # Older versions have AlgoPerf's workloads built in, and score all or none.
+    # Older versions take targets from AlgoPerf, score all workloads or none, and are
+    # run as a script.
     takes_targets = importlib.util.find_spec('scoring.config') is not None
+    program = ['-m', 'scoring.score_submissions']
+    if not takes_targets:
+        program = [importlib.util.find_spec('scoring.score_submissions').origin]
     if takes_targets:
         targets = tmp_path / 'targets.json'
         targets.write_text(
@@ -166,7 +170,7 @@ def test_the_scoring_program_accepts_the_logs(submissions, tmp_path):
             '--strict',
         ]
     run = subprocess.run(
-        [sys.executable, '-m', 'scoring.score_submissions', *arguments],
+        [sys.executable, *program, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
