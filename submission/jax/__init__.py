@@ -1,0 +1,1 @@
+"""The JAX side of the submission; file by file the mirror of `pytorch`."""

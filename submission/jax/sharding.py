@@ -1,0 +1,53 @@
+"""Arrays on all devices: AlgoPerf splits batches over them and copies all else."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+@functools.cache
+def _mesh() -> Mesh:
+    return Mesh(np.asarray(jax.devices()), ('batch',))
+
+
+def replicated() -> NamedSharding:
+    """Returns the sharding of parameters and state: a copy on every device."""
+    return NamedSharding(_mesh(), PartitionSpec())
+
+
+def replicate(tree: Any) -> Any:
+    """Copies arrays to all devices."""
+    return jax.device_put(tree, replicated())
+
+
+def shard_batch(batch: Any) -> Any:
+    """Splits arrays along their first axis over all devices.
+
+    One that cannot be split evenly is copied to all of them.
+    """
+    split = NamedSharding(_mesh(), PartitionSpec('batch'))
+    n_devices = _mesh().size
+
+    def sharding(value: Any) -> NamedSharding:
+        shape = np.shape(value)
+        return split if shape and shape[0] % n_devices == 0 else replicated()
+
+    return jax.device_put(batch, jax.tree.map(sharding, batch))
+
+
+def as_trained(*trees: Any) -> tuple[Any, ...]:
+    """Returns arrays as a step returns them; restored ones are not.
+
+    AlgoPerf restores checkpoints with a leading axis of copies, one for each device,
+    or as plain arrays of numpy, by version. The last leaf of the first tree, a scalar
+    counter, tells.
+    """
+    probe = jax.tree.leaves(trees[0])[-1]
+    if isinstance(probe, jax.Array) and probe.ndim == 0:
+        return trees
+    if np.ndim(probe):
+        trees = jax.tree.map(lambda copies: np.asarray(copies[0]), trees)
+    return replicate(trees)
