@@ -43,16 +43,24 @@ class FirstOrderOptimizer:
             name for name in everything if rule != 'momentum' or name not in in_layers
         ]
         followed = [name for name in everything if name in in_layers]
-        self._nadamw = Moments(adaptive, second=True)
-        has_momentum = rule in ('momentum', 'grafted')
-        self._momentum = Moments(followed if has_momentum else [], second=False)
-        self.skipped_steps = 0
+        device = next(iter(self._parameters.values())).device
+        self._nadamw = Moments(adaptive, device, second=True)
+        if rule not in ('momentum', 'grafted'):
+            followed = []
+        self._momentum = Moments(followed, device, second=False)
+        self._skipped_steps = torch.zeros((), dtype=torch.int64, device=device)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Number of steps whose gradient was not finite; waits for the device."""
+        return int(self._skipped_steps)
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> Tensor:
         """Updates the parameters from their `.grad`.
 
-        A step whose gradient is not finite changes nothing and is counted.
+        A step whose gradient is not finite changes nothing and is counted. That is
+        decided on the device, which the host does not wait for.
 
         Args:
           learning_rate: The learning rate of this step.
@@ -68,26 +76,34 @@ class FirstOrderOptimizer:
         }
         values = list(gradients.values())
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
-        if not bool(torch.isfinite(norm)):
-            self.skipped_steps += 1
-            return norm
+        finite = torch.isfinite(norm)
+        self._skipped_steps += ~finite
         if settings.grad_clip is not None:
             # torch.nn.utils.clip_grad_norm_'s rule, as in AlgoPerf's baseline.
             factor = (settings.grad_clip / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(values, factor)
-        updates = self._updates(gradients)
+        updates = self._updates(gradients, finite)
         parameters: list[Tensor] = [self._parameters[name] for name in updates]
-        torch._foreach_mul_(parameters, 1.0 - learning_rate * settings.weight_decay)
+        decay = torch.ones((), dtype=parameters[0].dtype, device=norm.device)
+        decay.masked_fill_(finite, 1.0 - learning_rate * settings.weight_decay)
+        torch._foreach_mul_(parameters, decay)
         torch._foreach_add_(parameters, list(updates.values()), alpha=-learning_rate)
         return norm
 
-    def _updates(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns what the learning rate multiplies, by parameter name."""
+    def _updates(
+        self, gradients: Mapping[str, Tensor], finite: Tensor
+    ) -> dict[str, Tensor]:
+        """Returns what the learning rate multiplies, by parameter name.
+
+        Args:
+          gradients: Gradients by parameter name.
+          finite: Whether they are finite; all updates are zero if not.
+        """
         settings, preconditioner = self.settings, self._preconditioner
         beta1, beta2 = 1.0 - settings.one_minus_beta1, settings.beta2
         if preconditioner is None:
-            return self._nadamw.updates(gradients, beta1, beta2)
-        layers = self._layers_with(gradients)
+            return self._nadamw.updates(gradients, beta1, beta2, finite)
+        layers = _layers_with(gradients, preconditioner.layers)
         preconditioned = dict(gradients)
         natural_scale = settings.first_order_rule == 'momentum'
         for layer, layer_gradients in layers:
@@ -102,9 +118,9 @@ class FirstOrderOptimizer:
                 )
             preconditioned.update(zip(layer.parameter_names, outcome, strict=True))
         if settings.first_order_rule == 'nadamw':
-            return self._nadamw.updates(preconditioned, beta1, beta2)
-        updates = self._nadamw.updates(gradients, beta1, beta2)
-        directions = self._momentum.updates(preconditioned, beta1, beta2)
+            return self._nadamw.updates(preconditioned, beta1, beta2, finite)
+        updates = self._nadamw.updates(gradients, beta1, beta2, finite)
+        directions = self._momentum.updates(preconditioned, beta1, beta2, finite)
         if settings.first_order_rule == 'grafted':
             for layer, _ in layers:
                 names = layer.parameter_names
@@ -116,18 +132,6 @@ class FirstOrderOptimizer:
                     directions[name].mul_(scale)
         return {**updates, **directions}
 
-    def _layers_with(
-        self, gradients: Mapping[str, Tensor]
-    ) -> list[tuple[KFACLayer, list[Tensor]]]:
-        """Returns the layers all of whose parameters have a gradient."""
-        if self._preconditioner is None:
-            return []
-        return [
-            (layer, [gradients[name] for name in layer.parameter_names])
-            for layer in self._preconditioner.layers
-            if all(name in gradients for name in layer.parameter_names)
-        ]
-
     def zero_grad(self) -> None:
         """Forgets the gradients of the last step."""
         for parameter in self._parameters.values():
@@ -138,7 +142,7 @@ class FirstOrderOptimizer:
         return {
             'nadamw': self._nadamw.state_dict(),
             'momentum': self._momentum.state_dict(),
-            'skipped_steps': self.skipped_steps,
+            'skipped_steps': self._skipped_steps,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -158,7 +162,18 @@ class FirstOrderOptimizer:
                     )
         self._nadamw.load_state_dict(state_dict['nadamw'], devices)
         self._momentum.load_state_dict(state_dict['momentum'], devices)
-        self.skipped_steps = state_dict['skipped_steps']
+        self._skipped_steps.fill_(state_dict['skipped_steps'])
+
+
+def _layers_with(
+    gradients: Mapping[str, Tensor], layers: Sequence[KFACLayer]
+) -> list[tuple[KFACLayer, list[Tensor]]]:
+    """Returns the layers all of whose parameters have a gradient, and these."""
+    return [
+        (layer, [gradients[name] for name in layer.parameter_names])
+        for layer in layers
+        if all(name in gradients for name in layer.parameter_names)
+    ]
 
 
 def _joint_norm(tensors: Sequence[Tensor]) -> Tensor:
