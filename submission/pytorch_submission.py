@@ -84,15 +84,16 @@ def update_params(
 
     optimizer.zero_grad()
     with contextlib.nullcontext() if capture is None else capture:
-        outputs, model_state = workload.model_fn(
-            params=model,
-            augmented_and_preprocessed_input_batch=batch,
-            model_state=model_state,
-            mode=training_mode(workload),
-            rng=rng,
-            update_batch_norm=True,
-            **_dropout(settings),
-        )
+        with communication.exchanging('buffers of the model'):
+            outputs, model_state = workload.model_fn(
+                params=model,
+                augmented_and_preprocessed_input_batch=batch,
+                model_state=model_state,
+                mode=training_mode(workload),
+                rng=rng,
+                update_batch_norm=True,
+                **_dropout(settings),
+            )
         loss_dict = workload.loss_fn(
             label_batch=batch['targets'],
             logits_batch=outputs,
@@ -100,11 +101,8 @@ def update_params(
             label_smoothing=settings.label_smoothing,
         )
         loss_terms = communication.all_reduce_sum(
-            torch.as_tensor(
-                loss_dict['n_valid_examples'],
-                dtype=torch.float32,
-                device=loss_dict['summed'].device,
-            )
+            _as_scalar(loss_dict['n_valid_examples'], loss_dict['summed'].device),
+            'number of loss terms',
         )
         # Data-parallel training averages gradients over processes; the loss is a
         # sum over them, divided by the terms of all.
@@ -120,7 +118,8 @@ def update_params(
                     _sampled_gradient(likelihood, workload, outputs, batch, rng),
                 )
                 gradient_scale = 1.0
-        loss.backward()
+        with communication.exchanging('gradients'):
+            loss.backward()
 
     if capture is not None:
         assert preconditioner is not None
@@ -139,6 +138,13 @@ def update_params(
     if global_step % _LOG_INTERVAL == 0:
         _log(workload, global_step, loss, gradient_norm, optimizer_state)
     return optimizer_state, current_param_container, model_state
+
+
+def _as_scalar(value: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, torch.float32)
+    # Filled on the device, so that no number has to travel there.
+    return torch.full((), value, dtype=torch.float32, device=device)
 
 
 def _dropout(settings: Settings) -> dict[str, float]:
@@ -240,4 +246,6 @@ def data_selection(
     """Returns the next batch of the shuffled, endless training queue."""
     del workload, optimizer_state, current_param_container, model_state
     del hyperparameters, global_step, rng
-    return next(input_queue)
+    # The queue of some workloads is read in one process and sent to the others.
+    with communication.exchanging('the next batch'):
+        return next(input_queue)

@@ -31,6 +31,12 @@ class FactorSums:
     input_count: Tensor
     gradients: Tensor
 
+    def to(self, dtype: torch.dtype) -> 'FactorSums':
+        """Returns the sums in another precision."""
+        return FactorSums(
+            self.inputs.to(dtype), self.input_count.to(dtype), self.gradients.to(dtype)
+        )
+
     def kronecker_factors(
         self, loss_terms: Tensor | float, gradient_scale: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensor]:

@@ -138,10 +138,13 @@ class Capture:
                 self._add(layer, gradient)
 
     def sums(self) -> dict[str, FactorSums]:
-        """Returns layer name to factor sums; layers not reached are left out."""
-        sums = {name: layer_sums.sums() for name, layer_sums in self._sums.items()}
-        return {
-            name: layer_sums
-            for name, layer_sums in sums.items()
-            if layer_sums is not None and name not in self.errors
-        }
+        """Returns layer name to factor sums; layers not reached are left out.
+
+        They are in the precision of the parameters, whatever the passes ran in.
+        """
+        sums = {}
+        for layer in self._layers:
+            layer_sums = self._sums[layer.name].sums()
+            if layer_sums is not None and layer.name not in self.errors:
+                sums[layer.name] = layer_sums.to(layer.weight.dtype)
+        return sums

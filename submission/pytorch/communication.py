@@ -1,11 +1,53 @@
-"""Sums over the processes of a distributed run; no-ops in a single process."""
+"""Exchanges between the processes of a distributed run; no-ops in a single one.
 
-from collections.abc import Mapping
+What is exchanged has a name, which the traffic is counted under and which an error
+mentions.
+"""
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Iterator
 
 import torch.distributed as dist
 from torch import Tensor
 
-from .approximations import FactorSums
+
+class CommunicationError(RuntimeError):
+    """An exchange with the other processes failed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """What this process gave to others, by the name of what was exchanged.
+
+    Attributes:
+      calls: Number of collective operations.
+      bytes_sent: Bytes of the buffers that this process contributed: the whole
+        buffer where all are added up, nothing where it only receives. How often the
+        backend passes a buffer on is its own affair.
+    """
+
+    calls: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    bytes_sent: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+
+    def record(self, what: str, n_bytes: int) -> None:
+        """Counts one collective operation."""
+        self.calls[what] += 1
+        self.bytes_sent[what] += n_bytes
+
+    def clear(self) -> None:
+        """Begins anew."""
+        self.calls.clear()
+        self.bytes_sent.clear()
+
+
+# Of the whole process, like the process group that it counts for.
+traffic = Traffic()
 
 
 def is_distributed() -> bool:
@@ -23,23 +65,61 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
-def all_reduce_sum(value: Tensor) -> Tensor:
-    """Returns the sum over processes."""
+@contextlib.contextmanager
+def exchanging(what: str) -> Iterator[None]:
+    """Turns the failure of an exchange into an error that says what it was.
+
+    Args:
+      what: Name of what is exchanged in this context.
+
+    Raises:
+      CommunicationError: If the backend could not reach the other processes. Errors
+        of any other kind pass as they are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, CommunicationError) or not _is_of_backend(error):
+            raise
+        raise CommunicationError(
+            f'Process {rank()} of {world_size()} could not exchange {what} with the '
+            'others. One of them has most likely ended; what it wrote says why. The '
+            'run cannot go on without it: start it again from the last checkpoint. '
+            f'({error})'
+        ) from error
+
+
+def _is_of_backend(error: RuntimeError) -> bool:
+    # Gloo's errors are plain runtime errors, told by the source file they name.
+    return isinstance(error, dist.DistError) or 'gloo' in str(error).lower()
+
+
+def all_reduce_sum(value: Tensor, what: str) -> Tensor:
+    """Returns the sum over processes.
+
+    Raises:
+      CommunicationError: If the other processes could not be reached.
+    """
     if not is_distributed():
         return value
     value = value.clone()
-    dist.all_reduce(value)
+    traffic.record(what, value.nbytes)
+    with exchanging(what):
+        dist.all_reduce(value)
     return value
 
 
-def all_reduce_sums(sums: Mapping[str, FactorSums]) -> None:
-    """Adds up factor sums over processes, in place.
+def broadcast(value: Tensor, source: int, what: str) -> None:
+    """Overwrites a contiguous tensor with that of another process.
 
-    Every process reaches the same layers, in the same order, as data-parallel
-    training requires.
+    Args:
+      value: Sent by the process `source`, overwritten in the others.
+      source: The rank that sends.
+      what: Name of what is sent.
+
+    Raises:
+      CommunicationError: If the other processes could not be reached.
     """
-    if not is_distributed():
-        return
-    for layer_sums in sums.values():
-        for value in (layer_sums.inputs, layer_sums.input_count, layer_sums.gradients):
-            dist.all_reduce(value)
+    traffic.record(what, value.nbytes if rank() == source else 0)
+    with exchanging(what):
+        dist.broadcast(value, source)

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .inverses import damped_inverse, mean_eigenvalue
-
 
 @dataclasses.dataclass
 class KroneckerFactor:
@@ -28,6 +26,12 @@ class KroneckerFactor:
     inverse: Tensor | None = None
     inverted_scale: Tensor | None = None
 
+    @property
+    def average(self) -> Tensor:
+        """The moving average, where there is one."""
+        assert self.moving_average is not None
+        return self.moving_average
+
     def update(self, statistic: Tensor, decay: float) -> None:
         """Moves the average towards a new statistic of shape `[groups, d, d]`."""
         if self.moving_average is None:
@@ -37,17 +41,7 @@ class KroneckerFactor:
 
     def bias_corrected(self) -> Tensor:
         """Returns the average as if it had not begun at zero."""
-        assert self.moving_average is not None
-        return self.moving_average / self.averaged_weight
-
-    def invert(self, damping: float) -> bool:
-        """Renews the inverse; returns False, and keeps the last one, if that fails."""
-        factor = self.bias_corrected()
-        inverse = damped_inverse(factor, damping)
-        if inverse is None:
-            return False
-        self.inverse, self.inverted_scale = inverse, mean_eigenvalue(factor)
-        return True
+        return self.average / self.averaged_weight
 
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors and plain values by attribute."""

@@ -8,13 +8,36 @@ sqrt(damping) times the factor's own mean eigenvalue. So one value serves layers
 losses of any scale, and each factor can be inverted by itself.
 """
 
+import dataclasses
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
+# Equal shapes are inverted together up to this size. It is small matrices that gain
+# from company; large ones would only take memory.
+_MAX_STACKED_ELEMENTS = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class DampedInverse:
+    """What became of one factor.
+
+    Attributes:
+      inverse: The inverse of `factor / scale + sqrt(damping) I`, `[groups, d, d]`;
+        arbitrary if it did not succeed.
+      scale: The factor's mean eigenvalue, a scalar.
+      succeeded: Whether there is an inverse, a scalar of booleans, on the device.
+    """
+
+    inverse: Tensor
+    scale: Tensor
+    succeeded: Tensor
+
 
 def mean_eigenvalue(factor: Tensor) -> Tensor:
-    """Returns the mean eigenvalue over all groups of a factor `[groups, d, d]`."""
-    return factor.diagonal(dim1=-2, dim2=-1).mean()
+    """Returns the mean eigenvalue over all groups of factors `[..., groups, d, d]`."""
+    return factor.diagonal(dim1=-2, dim2=-1).mean((-2, -1))
 
 
 def vanishing_eigenvalue(dtype: torch.dtype) -> float:
@@ -26,22 +49,56 @@ def vanishing_eigenvalue(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny * 1e8
 
 
-def damped_inverse(factor: Tensor, damping: float) -> Tensor | None:
-    """Inverts a factor in units of its mean eigenvalue, by Cholesky.
+def damped_inverses(factors: Sequence[Tensor], damping: float) -> list[DampedInverse]:
+    """Inverts factors in units of their mean eigenvalues, by Cholesky.
+
+    Factors of equal shape are inverted together. None fails because another does,
+    and the host does not wait for the outcome.
 
     Args:
-      factor: Symmetric positive semi-definite, shape `[groups, d, d]`, its mean
-        eigenvalue m not vanishing.
+      factors: Symmetric positive semi-definite, each of shape `[groups, d, d]`, its
+        mean eigenvalue not vanishing.
       damping: Damping of the whole block in units of its mean eigenvalue.
 
     Returns:
-      The inverse of `factor / m + sqrt(damping) I`, `[groups, d, d]`; None if the
-      factorisation failed or the inverse is not finite.
+      One inverse for each factor, in their order.
     """
-    damped = factor / mean_eigenvalue(factor)
+    inverses: dict[int, DampedInverse] = {}
+    for indices in _stacks(factors):
+        stacked = _invert(torch.stack([factors[index] for index in indices]), damping)
+        inverses.update(zip(indices, stacked, strict=True))
+    return [inverses[index] for index in range(len(factors))]
+
+
+def _stacks(factors: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Yields the indices of factors to invert together."""
+    by_shape: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
+    for index, factor in enumerate(factors):
+        by_shape.setdefault((factor.shape, factor.dtype), []).append(index)
+    for (shape, _), indices in by_shape.items():
+        length = max(_MAX_STACKED_ELEMENTS // shape.numel(), 1)
+        for start in range(0, len(indices), length):
+            yield indices[start : start + length]
+
+
+def _invert(factors: Tensor, damping: float) -> list[DampedInverse]:
+    """Inverts a stack of factors, `[n, groups, d, d]`."""
+    scales = mean_eigenvalue(factors)
+    damped = factors / scales[:, None, None, None]
     damped.diagonal(dim1=-2, dim2=-1).add_(damping**0.5)
     cholesky, info = torch.linalg.cholesky_ex(damped)
-    if bool((info != 0).any()):
-        return None
-    inverse = torch.cholesky_inverse(cholesky)
-    return inverse if bool(torch.isfinite(inverse).all()) else None
+    failed = info != 0
+    # What a failed factorisation leaves behind can stop the inversion of the others;
+    # the identity cannot.
+    cholesky.masked_fill_(failed[..., None, None], 0.0)
+    cholesky.diagonal(dim1=-2, dim2=-1).masked_fill_(failed[..., None], 1.0)
+    inverses = torch.cholesky_inverse(cholesky)
+    finite = torch.isfinite(inverses).all(-1).all(-1)
+    # Divided by a negative mean, a negative factor would pass for a positive one.
+    succeeded = (finite & ~failed).all(-1) & (scales > 0)
+    return [
+        DampedInverse(*parts)
+        for parts in zip(
+            inverses.unbind(), scales.unbind(), succeeded.unbind(), strict=True
+        )
+    ]

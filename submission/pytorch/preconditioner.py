@@ -1,7 +1,7 @@
 """Kronecker factors of all layers, and the gradients preconditioned with them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from .capture import Capture, Sums
 from .factors import KroneckerFactor
 from .inverses import mean_eigenvalue, vanishing_eigenvalue
 from .layers import Assignment, KFACLayer, assign_parameters, format_assignments
+from .sharding import sharded_inverses, sum_over_processes
 from .weight_sharing import BatchStructure
 
 
@@ -80,28 +81,27 @@ class KFACPreconditioner:
     ) -> None:
         """Moves the averages of the factors towards the captured ones.
 
-        A layer keeps its averages if it was not reached, or if a statistic is not
-        finite (counted and logged). A factor keeps its average if its statistic
-        vanishes to floating-point precision: the gradient below a zero-initialised
-        layer says nothing about curvature.
+        A layer keeps its averages if it was not reached, if its rows were ambiguous,
+        or if a statistic is not finite (counted and logged). A factor keeps its
+        average if its statistic vanishes to floating-point precision: the gradient
+        below a zero-initialised layer says nothing about curvature. All processes
+        take part with what their part of the batch reached, and all do the same.
 
         Args:
           capture: The capture of this step, after its backward pass.
           loss_terms: M, the number of terms that the loss averages over.
           gradient_scale: Turns captured gradients into those of the summed loss.
         """
-        sums = capture.sums()
-        communication.all_reduce_sums(sums)
-        self._log_unreached(sums, capture.errors)
+        sums, usable = sum_over_processes(self.layers, capture.sums(), capture.errors)
         statistics = {
             name: layer_sums.kronecker_factors(loss_terms, gradient_scale)
             for name, layer_sums in sums.items()
         }
+        sizes = _sizes(statistics, usable)
+        self._log_missing(sizes, capture.errors)
         decay = self._settings.factor_decay
-        for (name, pair), sizes in zip(
-            statistics.items(), _sizes(statistics), strict=True
-        ):
-            if not all(math.isfinite(size) for size in sizes):
+        for name, layer_sizes in sizes.items():
+            if not all(math.isfinite(size) for size in layer_sizes):
                 self.counters['skipped_statistics'] += 1
                 logging.warning(
                     'K-FAC: a statistic of layer %s is not finite; its factors stay.',
@@ -111,48 +111,59 @@ class KFACPreconditioner:
             if name not in self._factors:
                 self._factors[name] = (KroneckerFactor(), KroneckerFactor())
             for factor, statistic, size in zip(
-                self._factors[name], pair, sizes, strict=True
+                self._factors[name], statistics[name], layer_sizes, strict=True
             ):
                 if size > vanishing_eigenvalue(statistic.dtype):
                     factor.update(statistic, decay)
         self.counters['factor_updates'] += 1
 
-    def _log_unreached(
-        self, reached: Mapping[str, Any], errors: Mapping[str, str]
-    ) -> None:
+    def _log_missing(self, found: Container[str], errors: Mapping[str, str]) -> None:
         """Says once for each layer that it had no statistics, and why."""
         for layer in self.layers:
-            if layer.name in reached or layer.name in self._unreached:
+            if layer.name in found or layer.name in self._unreached:
                 continue
             self._unreached.add(layer.name)
-            reason = errors.get(layer.name, 'the forward pass did not reach it')
+            reason = 'the forward pass did not reach it'
+            if communication.is_distributed():
+                reason += ', or not all processes could tell its rows apart'
             logging.warning(
                 'K-FAC: no statistics for layer %s: %s. Its gradient is used as it is '
                 'until there are.',
                 layer.name,
-                reason,
+                errors.get(layer.name, reason),
             )
 
     @torch.no_grad()
     def update_inverses(self) -> None:
-        """Inverts the factors of all layers.
+        """Inverts the factors of all layers, shared out among the processes.
 
         A factor that cannot be inverted keeps its last good inverse; the failure is
         counted and logged.
         """
-        for name, pair in self._factors.items():
-            for side, factor in zip('AB', pair, strict=True):
-                if factor.moving_average is None:
-                    continue
-                if not factor.invert(self._settings.damping):
-                    self.counters['failed_inverses'] += 1
-                    logging.warning(
-                        'K-FAC: factor %s of layer %s could not be inverted; last '
-                        'good inverse: %s.',
-                        side,
-                        name,
-                        'none yet' if factor.inverse is None else 'kept',
-                    )
+        pending = [
+            (f'factor {side} of layer {name}', factor)
+            for name, pair in self._factors.items()
+            for side, factor in zip('AB', pair, strict=True)
+            if factor.moving_average is not None
+        ]
+        inverses = sharded_inverses(
+            [factor for _, factor in pending], self._settings.damping
+        )
+        # One transfer for all, since each waits for the device.
+        flags = [inverse.succeeded for inverse in inverses]
+        succeeded = torch.stack(flags).tolist() if flags else []
+        for (title, factor), new, is_good in zip(
+            pending, inverses, succeeded, strict=True
+        ):
+            if is_good:
+                factor.inverse, factor.inverted_scale = new.inverse, new.scale
+                continue
+            self.counters['failed_inverses'] += 1
+            logging.warning(
+                'K-FAC: %s could not be inverted; last good inverse: %s.',
+                title,
+                'none yet' if factor.inverse is None else 'kept',
+            )
         self.counters['inverse_updates'] += 1
 
     @torch.no_grad()
@@ -245,22 +256,40 @@ class KFACPreconditioner:
 
 
 def _sizes(
-    statistics: Mapping[str, tuple[Tensor, Tensor]],
-) -> list[tuple[float, ...]]:
+    statistics: Mapping[str, tuple[Tensor, Tensor]], usable: Tensor
+) -> dict[str, tuple[float, float]]:
     """Returns the mean eigenvalues of A and B, not finite if any entry is not.
 
     All travel from the device together, since each transfer waits for it.
+
+    Args:
+      statistics: Layer name to A and B.
+      usable: Whether they are to be used, in the order of `statistics`.
+
+    Returns:
+      Layer name to both sizes, where the statistics are to be used.
     """
     if not statistics:
-        return []
+        return {}
     sizes = [
         # A sum is finite only if all entries are; adding 0 times it marks the size.
         mean_eigenvalue(factor) + 0.0 * factor.sum()
         for pair in statistics.values()
         for factor in pair
     ]
-    values = torch.stack(sizes).tolist()
-    return list(zip(values[::2], values[1::2], strict=True))
+    values = torch.cat([torch.stack(sizes), usable]).tolist()
+    n = len(statistics)
+    return {
+        name: (size_a, size_b)
+        for name, size_a, size_b, is_usable in zip(
+            statistics,
+            values[: 2 * n : 2],
+            values[1 : 2 * n : 2],
+            values[2 * n :],
+            strict=True,
+        )
+        if is_usable
+    }
 
 
 def _log_assignments(assignments: Sequence[Assignment]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from submission.pytorch.approximations import FactorSums
-from submission.pytorch.inverses import damped_inverse, mean_eigenvalue
+from submission.pytorch.inverses import mean_eigenvalue
 from submission.pytorch.preconditioner import KFACPreconditioner
 from submission.settings import Settings
 
@@ -58,54 +58,6 @@ def _states(preconditioner):
 def _damped(factor, damping):
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype)
     return factor + damping**0.5 * mean_eigenvalue(factor) * eye
-
-
-class TestDampedInverse:
-    @pytest.mark.parametrize('groups', [1, 3])
-    @pytest.mark.parametrize('damping', [1e-6, 0.1, 10.0])
-    def test_inverts(self, groups, damping):
-        factor = _spd(groups, 5, seed=1)
-        inverse = damped_inverse(factor, damping)
-        eye = torch.eye(5, dtype=torch.float64).expand(groups, 5, 5)
-        normalised = _damped(factor, damping) / mean_eigenvalue(factor)
-        torch.testing.assert_close(inverse @ normalised, eye)
-
-    def test_factored_tikhonov(self):
-        """(A + pi sqrt(d) I) kron (B + sqrt(d) / pi I), Martens and Grosse (2015)."""
-        a, b = 100 * _spd(1, 5, seed=1)[0], 0.01 * _spd(1, 4, seed=2)[0]
-        damping = 0.3
-        mean_a, mean_b = a.trace() / 5, b.trace() / 4
-        absolute = damping * mean_a * mean_b
-        pi = (mean_a / mean_b) ** 0.5
-        expected_a = a + pi * absolute**0.5 * torch.eye(5, dtype=a.dtype)
-        expected_b = b + absolute**0.5 / pi * torch.eye(4, dtype=b.dtype)
-        for factor, expected in ((a, expected_a), (b, expected_b)):
-            inverse = damped_inverse(factor[None], damping)
-            natural = inverse[0] / mean_eigenvalue(factor[None])
-            torch.testing.assert_close(natural, torch.linalg.inv(expected))
-
-    def test_scale_does_not_matter(self):
-        factor = _spd(1, 5, seed=1)
-        inverse = damped_inverse(factor, 0.1)
-        tiny = damped_inverse(1e-30 * factor, 0.1)
-        torch.testing.assert_close(tiny, inverse)
-
-    @pytest.mark.parametrize(
-        'spoil',
-        [
-            lambda factor: factor - 100 * torch.eye(5, dtype=factor.dtype),
-            lambda factor: factor * NAN,
-        ],
-        ids=['indefinite', 'not a number'],
-    )
-    def test_failure_is_told(self, spoil):
-        factor = _spd(2, 5, seed=1)
-        factor[1] = spoil(factor[1])
-        assert damped_inverse(factor, 1e-3) is None
-
-    def test_failure_on_a_singular_factor_is_told(self):
-        """Damping lost to rounding leaves a pivot of exactly zero."""
-        assert damped_inverse(torch.ones(1, 2, 2), 1e-16) is None
 
 
 class TestPrecondition:

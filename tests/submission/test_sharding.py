@@ -1,0 +1,183 @@
+"""Who inverts which factor, and what is exchanged, without a second process."""
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+from torch import nn
+
+from submission.pytorch import communication, sharding
+from submission.pytorch.approximations import FactorSums
+from submission.pytorch.factors import KroneckerFactor
+from submission.pytorch.layers import assign_parameters
+from submission.pytorch.sharding import balanced_owners, sharded_inverses
+
+from .curvature import double
+
+
+class TestBalancedOwners:
+    def test_longest_first(self):
+        assert balanced_owners([4, 7, 8, 5, 6], 2) == [0, 1, 0, 0, 1]
+
+    def test_more_processes_than_work(self):
+        assert balanced_owners([1, 2], 4) == [1, 0]
+
+    @hypothesis.given(st.lists(st.integers(1, 10**9), max_size=40), st.integers(1, 8))
+    def test_within_a_third_of_the_best(self, costs, n_ranks):
+        """Graham's bound, against what no assignment can be better than."""
+        owners = balanced_owners(costs, n_ranks)
+        assert len(owners) == len(costs)
+        loads = [0] * n_ranks
+        for cost, owner in zip(costs, owners, strict=True):
+            loads[owner] += cost
+        best = max(sum(costs) / n_ranks, *costs, 0, 0)
+        if len(costs) > n_ranks:
+            # Two of the largest that are one more than the processes share one.
+            longest = sorted(costs, reverse=True)
+            best = max(best, longest[n_ranks - 1] + longest[n_ranks])
+        assert max(loads) <= (4 / 3 - 1 / (3 * n_ranks)) * best + 1e-6
+
+
+class Network:
+    """Stands for three processes, of which this is one, in alphabetical order."""
+
+    def __init__(self, monkeypatch, rank, sent=None):
+        self.sent = {} if sent is None else sent
+        self.reduced = []
+        monkeypatch.setattr(communication, 'is_distributed', lambda: True)
+        monkeypatch.setattr(communication, 'world_size', lambda: 3)
+        monkeypatch.setattr(communication, 'rank', lambda: rank)
+        monkeypatch.setattr(communication, 'broadcast', self.broadcast)
+        monkeypatch.setattr(communication, 'all_reduce_sum', self.all_reduce_sum)
+
+    def broadcast(self, value, source, what):
+        if source == communication.rank():
+            self.sent[source] = value.clone()
+        elif source in self.sent:
+            value.copy_(self.sent[source])
+        else:
+            value.zero_()
+
+    def all_reduce_sum(self, value, what):
+        self.reduced.append(value)
+        return 3 * value
+
+
+def _factor(groups, dim, seed):
+    root = double(groups, dim, dim, seed=seed)
+    return KroneckerFactor(root @ root.mT, averaged_weight=0.5)
+
+
+class TestShardedInverses:
+    shapes = ((1, 6), (1, 5), (2, 4), (1, 3), (1, 6), (1, 1))
+
+    def _factors(self):
+        return [_factor(*shape, seed=seed) for seed, shape in enumerate(self.shapes)]
+
+    def test_all_receive_what_one_process_computes(self, monkeypatch):
+        expected = sharded_inverses(self._factors(), 0.1)
+        sent = {}
+        for rank in range(3):
+            Network(monkeypatch, rank, sent)
+            sharded_inverses(self._factors(), 0.1)
+        assert sent.keys() == {0, 1, 2}
+        for rank in range(3):
+            Network(monkeypatch, rank, sent)
+            found = sharded_inverses(self._factors(), 0.1)
+            for left, right in zip(found, expected, strict=True):
+                assert torch.equal(left.inverse, right.inverse)
+                assert torch.equal(left.scale, right.scale)
+                assert left.succeeded
+                assert right.succeeded
+
+    def test_each_inverts_its_own_alone(self, monkeypatch):
+        seen = []
+        compute = sharding.damped_inverses
+
+        def recording(factors, damping):
+            seen.append([tuple(factor.shape) for factor in factors])
+            return compute(factors, damping)
+
+        monkeypatch.setattr(sharding, 'damped_inverses', recording)
+        for rank in range(3):
+            Network(monkeypatch, rank)
+            sharded_inverses(self._factors(), 0.1)
+        # Costs 216, 125, 128, 27, 216, 1 to three processes.
+        assert seen == [
+            [(1, 6, 6), (1, 3, 3)],
+            [(1, 6, 6), (1, 1, 1)],
+            [(1, 5, 5), (2, 4, 4)],
+        ]
+
+    def test_half_of_each_inverse_travels(self, monkeypatch):
+        sent = {}
+        for rank in range(3):
+            Network(monkeypatch, rank, sent)
+            sharded_inverses(self._factors(), 0.1)
+        halves = [groups * dim * (dim + 1) // 2 for groups, dim in self.shapes]
+        # With each, whether it succeeded and its scale.
+        assert sum(map(len, sent.values())) == sum(halves) + 2 * len(halves)
+
+
+class TestSumOverProcesses:
+    def _layers(self):
+        model = nn.Sequential(
+            nn.Linear(3, 2), nn.Conv2d(4, 6, 3, groups=2), nn.Linear(2, 5).double()
+        )
+        layers, _ = assign_parameters(model, 100)
+        return layers
+
+    def _sums(self, layers):
+        sums = {}
+        for seed, layer in enumerate(layers):
+            a = double(layer.groups, layer.input_dim, layer.input_dim, seed=seed)
+            b = double(layer.groups, layer.output_dim, layer.output_dim, seed=seed)
+            sums[layer.name] = FactorSums(
+                a + a.mT, torch.tensor(7.0, dtype=torch.float64), b + b.mT
+            ).to(layer.weight.dtype)
+        return sums
+
+    def test_one_operation_for_each_precision(self, monkeypatch):
+        network, layers = Network(monkeypatch, 0), self._layers()
+        sums = self._sums(layers)
+        totals, usable = sharding.sum_over_processes(layers, sums, {})
+        assert [buffer.dtype for buffer in network.reduced] == [
+            torch.float32,
+            torch.float64,
+        ]
+        halves = sum(
+            layer.groups * dim * (dim + 1) // 2
+            for layer in layers
+            for dim in (layer.input_dim, layer.output_dim)
+        )
+        n_sent = sum(map(len, network.reduced))
+        assert n_sent == halves + 3 * len(layers)
+        assert usable.all()
+        for name, total in totals.items():
+            assert torch.equal(total.inputs, 3 * sums[name].inputs)
+            assert torch.equal(total.gradients, 3 * sums[name].gradients)
+            assert total.input_count == 21
+
+    @pytest.mark.parametrize('name', ['0', '1', '2'])
+    def test_layer_that_was_not_reached(self, monkeypatch, name):
+        """It is sent as zeros, in the same buffers."""
+        layers = self._layers()
+        whole = Network(monkeypatch, 0)
+        sharding.sum_over_processes(layers, self._sums(layers), {})
+        part = Network(monkeypatch, 0)
+        sums = self._sums(layers)
+        del sums[name]
+        totals, usable = sharding.sum_over_processes(layers, sums, {})
+        assert list(map(len, part.reduced)) == list(map(len, whole.reduced))
+        not_usable = [n for n, u in zip(totals, usable, strict=True) if not u]
+        assert not_usable == [name]
+        assert not totals[name].inputs.any()
+
+    def test_ambiguous_layer(self, monkeypatch):
+        layers = self._layers()
+        Network(monkeypatch, 0)
+        totals, usable = sharding.sum_over_processes(
+            layers, self._sums(layers), {'1': 'nodes or edges'}
+        )
+        not_usable = [n for n, u in zip(totals, usable, strict=True) if not u]
+        assert not_usable == ['1']
