@@ -19,6 +19,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from workloads_overrides import registry
+from workloads_overrides.harness_choice import hand_over_if_asked
 from workloads_overrides.runner.config import StudyConfig
 from workloads_overrides.runner.errors import RunnerError
 from workloads_overrides.runner.study import run_study
@@ -31,6 +32,13 @@ _REQUIRED = (
     'experiment_name',
 )
 
+flags.DEFINE_enum(
+    'harness',
+    'builtin',
+    ['builtin', 'algoperf'],
+    "This project's training loop, or AlgoPerf's own, where it is installed; with "
+    "algoperf all other flags are AlgoPerf's.",
+)
 flags.DEFINE_enum(
     'framework', None, ['pytorch', 'jax'], 'Framework the submission is written in.'
 )
@@ -115,6 +123,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
+    hand_over_if_asked(sys.argv[1:])
     for required in _REQUIRED:
         flags.mark_flag_as_required(required)
     app.run(main)

@@ -1,0 +1,1 @@
+"""What needs an installed AlgoPerf: variants of its workloads, and its own loop."""

@@ -1,0 +1,1 @@
+"""Writes the committed molecules and images in the formats that AlgoPerf reads."""
