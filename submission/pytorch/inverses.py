@@ -16,7 +16,7 @@ from torch import Tensor
 
 # Equal shapes are inverted together up to this size. It is small matrices that gain
 # from company; large ones would only take memory.
-_MAX_STACKED_ELEMENTS = 2**24
+_MAX_STACKED_ELEMENTS = 2**22
 
 
 @dataclasses.dataclass(frozen=True)

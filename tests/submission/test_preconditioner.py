@@ -224,6 +224,28 @@ class TestBadStatistics:
         assert preconditioner.counters['failed_inverses'] == 0
 
 
+@pytest.mark.parametrize('approximation', ['expand', 'reduce'])
+def test_passes_in_lower_precision(approximation):
+    """Factors are in the precision of the parameters all the same."""
+    model = _model().float()
+    preconditioner = KFACPreconditioner(model, Settings(approximation=approximation))
+    inputs = double(6, 5).float()
+    with (
+        preconditioner.capture(batch_of(inputs)) as capture,
+        torch.autocast('cpu', torch.bfloat16),
+    ):
+        outputs = model(inputs)
+        assert outputs.dtype == torch.bfloat16
+        capture.backward_to_layers(outputs, double(6, 3, seed=1).bfloat16())
+    preconditioner.update_factors(capture, 6.0, 1.0)
+    preconditioner.update_inverses()
+    assert preconditioner.counters['failed_inverses'] == 0
+    for sides in _states(preconditioner).values():
+        for side in 'ab':
+            assert sides[side]['moving_average'].dtype == torch.float32
+            assert sides[side]['inverse'].dtype == torch.float32
+
+
 def _indefinite(factors, name='2', side=0):
     factors[name][side].diagonal(dim1=1, dim2=2).sub_(1e3)
     # The trace stays positive, as that of sums of outer products always is.
@@ -255,6 +277,21 @@ class TestFailedFactorisation:
         (message,) = _messages(caplog)
         assert 'layer 2' in message
         assert 'kept' in message
+
+    def test_a_negative_factor_is_no_positive_one(self):
+        """Divided by its mean it would look like one."""
+        settings = Settings(factor_decay=0.0)
+        preconditioner = KFACPreconditioner(_model(), settings)
+        _update(preconditioner, _factors(1))
+        _states(preconditioner)['2']['a']['moving_average'].neg_()
+        preconditioner.update_inverses()
+        assert _states(preconditioner)['2']['a']['inverse'] is None
+        assert preconditioner.counters['failed_inverses'] == 1
+
+    def test_without_factors_there_is_nothing_to_invert(self):
+        preconditioner = KFACPreconditioner(_model(), Settings())
+        preconditioner.update_inverses()
+        assert preconditioner.counters['inverse_updates'] == 1
 
     def test_without_one_that_side_is_left_out(self, caplog):
         settings = Settings(factor_decay=0.0, damping=1e-4)
