@@ -101,7 +101,7 @@ def update_params(
             label_smoothing=settings.label_smoothing,
         )
         loss_terms = communication.all_reduce_sum(
-            _as_scalar(loss_dict['n_valid_examples'], loss_dict['summed'].device),
+            _as_scalar(loss_dict['n_valid_examples'], loss_dict['summed']),
             'number of loss terms',
         )
         # Data-parallel training averages gradients over processes; the loss is a
@@ -140,11 +140,13 @@ def update_params(
     return optimizer_state, current_param_container, model_state
 
 
-def _as_scalar(value: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+def _as_scalar(value: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
+    # Counts of loss terms are beyond what 16 bits hold.
+    dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(value, torch.Tensor):
-        return value.to(device, torch.float32)
+        return value.to(like.device, dtype)
     # Filled on the device, so that no number has to travel there.
-    return torch.full((), value, dtype=torch.float32, device=device)
+    return torch.full((), value, dtype=dtype, device=like.device)
 
 
 def _dropout(settings: Settings) -> dict[str, float]:
