@@ -121,8 +121,12 @@ class LinearLayer(KFACLayer):
     def _least_ndim(self) -> int:
         module = self._module
         if isinstance(module, nn.DenseGeneral):
-            # Batch axes are counted from the front and contracted ones from the back.
-            return len(_as_tuple(module.batch_dims)) + len(_as_tuple(module.axis))
+            axes = (*_as_tuple(module.batch_dims), *_as_tuple(module.axis))
+            ndim = max(axis + 1 if axis >= 0 else -axis for axis in axes)
+            # Axes counted from the front must not meet those counted from the back.
+            while len({axis % ndim for axis in axes}) < len(axes):
+                ndim += 1
+            return ndim
         if isinstance(module, nn.Einsum):
             return len(_einsum_parts(module)[0].replace('...', ''))
         return 1
@@ -141,8 +145,9 @@ class LinearLayer(KFACLayer):
             )
         contracted, groups, n_features = [ndim - 1], [], 1
         if isinstance(module, nn.DenseGeneral):
-            contracted = [axis % ndim for axis in _as_tuple(module.axis)]
-            groups = [axis % ndim for axis in _as_tuple(module.batch_dims)]
+            # The kernel has them in the order of the input, however they are given.
+            contracted = sorted(axis % ndim for axis in _as_tuple(module.axis))
+            groups = sorted(axis % ndim for axis in _as_tuple(module.batch_dims))
             n_features = len(_as_tuple(module.features))
         labels = [f'leading {axis}' for axis in range(ndim)]
         for i, axis in enumerate(contracted):
@@ -395,7 +400,7 @@ def assign_parameters(
             if module_name not in layers:
                 layers[module_name] = _layer_of(
                     module_name,
-                    applications.get(module_name),
+                    applications,
                     parameter_shapes,
                     max_factor_dimension,
                 )
@@ -409,7 +414,7 @@ def assign_parameters(
 
 def _layer_of(
     name: str,
-    application: Application | None,
+    applications: Mapping[str, Application],
     parameter_shapes: Mapping[str, tuple[int, ...]],
     max_factor_dimension: int,
 ) -> KFACLayer:
@@ -418,6 +423,7 @@ def _layer_of(
     Raises:
       UnsupportedLayerError: If K-FAC leaves the module to the first-order rule.
     """
+    application = applications.get(name)
     if application is None:
         raise UnsupportedLayerError('no module of this path is called by the model')
     module = application.module
@@ -430,7 +436,11 @@ def _layer_of(
             f'the parameters of {name} are stacked (nn.scan or nn.vmap) or computed '
             'from others'
         )
-    if application.is_mapped:
+    # Within a scan or `nn.remat` inside the vmap, a layer does not look mapped; the
+    # modules around it do.
+    parts = name.split('/')
+    enclosing = ['/'.join(parts[:depth]) for depth in range(len(parts) + 1)]
+    if any(applications[p].is_mapped for p in enclosing if p in applications):
         raise UnsupportedLayerError(f'{name} runs under a vmap that hides the batch')
     layer = layer_class(name, module, application.kernel_shape)
     largest = max(layer.input_dim, layer.output_dim)
