@@ -1,0 +1,207 @@
+"""The parts of a K-FAC step, as operations on one of several devices."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from experiments.cost_models import Layer, Model
+from experiments.cost_operations import FLOAT_BYTES, Operation, Part, pointwise
+
+# Reads and writes of one array of parameter size by NAdamW as `first_order` and
+# `moments` write it: two interpolations (3 each), square (3), the two quotients (3 and
+# 2), root, bias correction, epsilon, decay (2 each), norm (1), both updates (2 and 3).
+_NADAMW_PASSES = 28
+_NADAMW_KERNELS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+    """The parts of a step on one of several devices.
+
+    Attributes:
+      model: The model.
+      devices: Number of devices, each with an equal share of the batch.
+    """
+
+    model: Model
+    devices: int = 1
+
+    @property
+    def examples(self) -> float:
+        """Examples on each device."""
+        return self.model.batch_size / self.devices
+
+    def _rows(self, layer: Layer) -> float:
+        return self.examples * layer.positions
+
+    def _on_examples(self, part: Part) -> Part:
+        return tuple(operation.on_examples(self.examples) for operation in part)
+
+    def _product(self, layer: Layer) -> Operation:
+        """A layer's rows times its weight; its two backward products cost the same."""
+        rows = self._rows(layer)
+        traffic = rows * (layer.d_in + layer.d_out) + layer.parameters
+        return Operation(
+            'rows', 2 * rows * layer.d_in * layer.d_out, FLOAT_BYTES * traffic
+        ).times(layer.count)
+
+    def forward(self) -> Part:
+        """The forward pass."""
+        model = self.model
+        layers = tuple(self._product(layer) for layer in model.layers)
+        return layers + self._on_examples(model.products + model.elementwise)
+
+    def _backward_to_outputs(self) -> Part:
+        """Brings gradients to the layers' outputs, and no further."""
+        model = self.model
+        layers = tuple(self._product(la) for la in model.layers if la.input_gradient)
+        products = tuple(product.times(2) for product in model.products)
+        return layers + self._on_examples(products + model.elementwise_backward)
+
+    def backward(self) -> Part:
+        """The backward pass, weight gradients included."""
+        weights = tuple(self._product(layer) for layer in self.model.layers)
+        return weights + self._backward_to_outputs()
+
+    def gradient_all_reduce(self) -> Part:
+        """The average of gradients over devices."""
+        return self._all_reduce(self.model.parameters)
+
+    def first_order_rule(self) -> Part:
+        """NAdamW on all parameters."""
+        n = self.model.parameters
+        traffic = _NADAMW_PASSES * FLOAT_BYTES * n
+        return (
+            Operation(
+                'pointwise',
+                0,
+                traffic,
+                kernels=_NADAMW_KERNELS,
+                tensors=self.model.parameter_tensors,
+            ),
+        )
+
+    def extra_backward(self) -> Part:
+        """The Monte-Carlo Fisher's backward pass, to the layers' outputs only."""
+        return self._backward_to_outputs()
+
+    def factors(self, approximation: str) -> Part:
+        """Sums of outer products, and the moving averages of the factors."""
+        part: list[Operation] = []
+        for layer in self.model.layers:
+            own = [*self._input_sums(layer, approximation)]
+            own += self._gradient_sums(layer, approximation)
+            for dim in layer.factor_dims:
+                # Scaling, check for finiteness, moving average.
+                own.append(pointwise(dim**2, passes=2 + 1 + 3, kernels=6))
+            part += [operation.times(layer.count) for operation in own]
+        return tuple(part)
+
+    def _input_sums(self, layer: Layer, approximation: str) -> Iterator[Operation]:
+        rows, dim = self._rows(layer), layer.factor_dims[0]
+        if approximation == 'expand':
+            if layer.unfolded:
+                yield pointwise(rows * layer.d_in, passes=2)
+            yield self._gram(rows, layer.d_in)
+            if layer.bias:
+                # The bias's row is the sum of all rows.
+                yield pointwise(rows * layer.d_in, passes=1, kernels=5)
+        else:
+            if layer.positions != 1:
+                # The sum over positions reads all rows and writes one an example.
+                yield pointwise(rows * layer.d_in, passes=1)
+            # The bias's column, and the average.
+            yield pointwise(self.examples * dim, passes=4, kernels=3)
+            yield self._gram(self.examples, dim)
+
+    def _gradient_sums(self, layer: Layer, approximation: str) -> Iterator[Operation]:
+        rows = self._rows(layer)
+        if approximation == 'expand':
+            yield self._gram(rows, layer.d_out)
+        else:
+            # The sum over positions, and the norm that tells rounding from gradient.
+            passes = 1 if layer.positions == 1 else 2
+            yield pointwise(rows * layer.d_out, passes, kernels=5)
+            yield self._gram(self.examples, layer.d_out)
+
+    def _gram(self, rows: float, dim: int) -> Operation:
+        traffic = FLOAT_BYTES * (2 * rows * dim + dim**2)
+        return Operation('gram', 2 * rows * dim**2, traffic)
+
+    def factor_all_reduce(self) -> Part:
+        """The sum of statistics over devices; of each factor, half and diagonal."""
+        return self._all_reduce(sum(d * (d + 1) / 2 for d in self.model.factor_dims))
+
+    def inverses(self) -> Part:
+        """Cholesky inverses; those of the device with the most work."""
+        return tuple(
+            # The factorisation takes d**3 / 3, the inverse from it 2 d**3 / 3.
+            Operation(
+                'inverse',
+                dim**3,
+                8 * FLOAT_BYTES * dim**2,
+                # Scale, damping, factorisation, inverse, and a check of each.
+                kernels=12,
+                columns=dim,
+            )
+            for dim in largest_share(self.model.factor_dims, self.devices)
+        )
+
+    def broadcast(self) -> Part:
+        """Each inverse travels from its device to all others."""
+        if self.devices == 1:
+            return ()
+        entries = sum(dim**2 for dim in self.model.factor_dims)
+        sent = FLOAT_BYTES * entries * (self.devices - 1) / self.devices
+        return (Operation('pointwise', 0, 2 * FLOAT_BYTES * entries, sent),)
+
+    def preconditioning(self) -> Part:
+        """Two small products a layer."""
+        part = []
+        for layer in self.model.layers:
+            a, b = layer.factor_dims
+            left = FLOAT_BYTES * (b * b + 2 * a * b)
+            right = FLOAT_BYTES * (a * a + 2 * a * b)
+            part += [
+                Operation('square', 2 * b * b * a, left).times(layer.count),
+                Operation('square', 2 * b * a * a, right).times(layer.count),
+                # Weight and bias are joined before and split after.
+                pointwise(a * b, passes=4, kernels=7).times(layer.count),
+            ]
+        return tuple(part)
+
+    def _all_reduce(self, entries: float) -> Part:
+        """A ring: each device sends nearly everything twice."""
+        if self.devices == 1:
+            return ()
+        size = FLOAT_BYTES * entries
+        sent = 2 * size * (self.devices - 1) / self.devices
+        return (Operation('pointwise', 0, 2 * size, sent),)
+
+    def parts(self, approximation: str) -> dict[str, Part]:
+        """Returns all parts by name, in the order of a step."""
+        return {
+            'forward': self.forward(),
+            'backward': self.backward(),
+            'gradient all-reduce': self.gradient_all_reduce(),
+            'extra backward': self.extra_backward(),
+            'factors': self.factors(approximation),
+            'factor all-reduce': self.factor_all_reduce(),
+            'inverses': self.inverses(),
+            'broadcast': self.broadcast(),
+            'preconditioning': self.preconditioning(),
+            'first-order rule': self.first_order_rule(),
+        }
+
+
+def largest_share(dims: Sequence[int], devices: int) -> list[int]:
+    """Spreads factors over devices by cubed dimension; returns the largest share.
+
+    Each factor, largest first, goes to the device with the least so far.
+    """
+    shares: list[list[int]] = [[] for _ in range(devices)]
+    loads = [0] * devices
+    for dim in sorted(dims, reverse=True):
+        device = loads.index(min(loads))
+        shares[device].append(dim)
+        loads[device] += dim**3
+    return shares[loads.index(max(loads))]

@@ -1,0 +1,217 @@
+"""The cost model against numbers worked out by hand."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import cost_measurements, cost_model
+from experiments.cost_model import StepTime, step_time
+from experiments.cost_models import IMAGENET_VIT, MODELS, OGBG, Layer, Model
+from experiments.cost_operations import A100, Device, Operation
+from experiments.cost_parts import StepCost, largest_share
+
+DEVICE = Device(
+    'unit',
+    flops={'rows': 1e3, 'gram': 1e3, 'square': 1e3, 'inverse': 1e3, 'pointwise': 1e3},
+    bandwidth=1e3,
+    network=1e2,
+    kernel_seconds=1e-3,
+    column_seconds=0.0,
+    list_seconds=1e-4,
+)
+
+
+def one_layer(**changes):
+    """5 inputs and 3 outputs at 7 positions of each of 8 examples."""
+    layer = dataclasses.replace(Layer('linear', 5, 3, positions=7), **changes)
+    return Model('one layer', 8, (layer,), (), (), (), 0, 2)
+
+
+def flops(part, *kinds):
+    return sum(o.flops for o in part if not kinds or o.kind in kinds)
+
+
+def sent(part):
+    return sum(o.sent for o in part)
+
+
+def test_flops_of_a_single_layer():
+    cost = StepCost(one_layer())
+    rows = 8 * 7
+    assert flops(cost.forward()) == 2 * rows * 5 * 3
+    assert flops(cost.backward()) == 2 * (2 * rows * 5 * 3)
+    assert flops(cost.extra_backward()) == 2 * rows * 5 * 3
+    assert flops(cost.factors('expand'), 'gram') == 2 * rows * (5**2 + 3**2)
+    # The bias counts among the inputs once positions are summed.
+    assert flops(cost.factors('reduce'), 'gram') == 2 * 8 * (6**2 + 3**2)
+    assert flops(cost.inverses()) == 6**3 + 3**3
+    # B^-1 [3, 3] times G [3, 6], and that times A^-1 [6, 6].
+    assert flops(cost.preconditioning(), 'square') == 2 * 3 * 3 * 6 + 2 * 3 * 6 * 6
+
+
+def test_bytes_of_a_single_layer():
+    cost = StepCost(one_layer())
+    (product,) = cost.forward()
+    assert product.bytes == 4 * (56 * (5 + 3) + 18)
+    (rule,) = cost.first_order_rule()
+    assert rule.bytes == 28 * 4 * 18
+    assert cost_model.memory(one_layer())['factors'] == 4 * (36 + 9) / 2**20
+
+
+def test_communication_of_a_single_layer():
+    cost = StepCost(one_layer(), devices=4)
+    assert sent(cost.gradient_all_reduce()) == 2 * 4 * 18 * 3 / 4
+    # Half of each symmetric factor and its diagonal: 21 and 6 entries.
+    assert sent(cost.factor_all_reduce()) == 2 * 4 * (21 + 6) * 3 / 4
+    assert sent(cost.broadcast()) == 4 * (36 + 9) * 3 / 4
+    assert StepCost(one_layer()).broadcast() == ()
+
+
+def test_the_lowest_layer_has_no_input_gradient():
+    cost = StepCost(one_layer(input_gradient=False))
+    assert flops(cost.backward()) == flops(cost.forward())
+    assert cost.extra_backward() == ()
+
+
+def test_inputs_and_outputs_are_alike():
+    """But for the bias, exchanging them changes no cost of K-FAC."""
+    there = StepCost(one_layer(bias=False))
+    back = StepCost(one_layer(bias=False, d_in=3, d_out=5))
+    for name in ('forward', 'extra backward', 'inverses', 'broadcast'):
+        part, mirrored = (c.parts('expand')[name] for c in (there, back))
+        assert flops(part) == flops(mirrored)
+        assert DEVICE.seconds(part) == pytest.approx(DEVICE.seconds(mirrored))
+    for approximation in ('expand', 'reduce'):
+        grams = [flops(c.factors(approximation), 'gram') for c in (there, back)]
+        assert grams[0] == grams[1]
+
+
+def test_without_positions_the_approximations_multiply_equally_much():
+    cost = StepCost(one_layer(positions=1, bias=False))
+    expand, reduce = (flops(cost.factors(a), 'gram') for a in ('expand', 'reduce'))
+    assert expand == reduce
+
+
+@pytest.mark.parametrize('approximation', cost_model.APPROXIMATIONS)
+@pytest.mark.parametrize('model', MODELS, ids=lambda model: model.name)
+def test_equal_layers_add_up(model, approximation):
+    """A group of n layers costs what n layers cost one by one."""
+    one_by_one = dataclasses.replace(
+        model,
+        layers=tuple(
+            dataclasses.replace(layer, count=1)
+            for layer in model.layers
+            for _ in range(layer.count)
+        ),
+    )
+    grouped, single = (StepCost(m, 8).parts(approximation) for m in (model, one_by_one))
+    for name, part in grouped.items():
+        assert flops(part) == pytest.approx(flops(single[name])), name
+        assert A100.seconds(part) == pytest.approx(A100.seconds(single[name])), name
+
+
+@pytest.mark.parametrize('model', MODELS, ids=lambda model: model.name)
+def test_more_devices_share_what_depends_on_the_batch(model):
+    one, eight = (StepCost(model, n).parts('expand') for n in (1, 8))
+    for name in ('forward', 'backward', 'extra backward'):
+        assert flops(one[name]) == pytest.approx(8 * flops(eight[name]))
+        assert [o.kernels for o in one[name]] == [o.kernels for o in eight[name]]
+    assert flops(one['preconditioning']) == flops(eight['preconditioning'])
+    assert (
+        flops(one['inverses']) / 8 <= flops(eight['inverses']) < flops(one['inverses'])
+    )
+
+
+def test_parameters_are_those_of_the_stock_models():
+    """Counted by PyTorch on AlgoPerf's own models."""
+    assert (OGBG.parameters, OGBG.parameter_tensors) == (3_554_176, 66)
+    vit = IMAGENET_VIT
+    assert (vit.parameters, vit.parameter_tensors) == (22_122_472, 200)
+
+
+def test_the_offline_model_is_described_rightly():
+    passes = cost_measurements._Passes()
+    model = cost_measurements.offline_model()
+    tensors = list(passes.model.parameters())
+    assert model.parameters == sum(tensor.numel() for tensor in tensors)
+    assert model.parameter_tensors == len(tensors)
+
+
+def test_factors_are_spread_by_cubed_dimension():
+    assert largest_share([2, 3, 4], devices=1) == [4, 3, 2]
+    assert largest_share([4, 3, 3, 3], devices=2) == [3, 3, 3]
+    assert largest_share([5, 5], devices=4) == [5]
+
+
+def test_an_operation_takes_the_longer_of_arithmetic_and_traffic():
+    product = Operation('rows', flops=3e3, bytes=1e3, sent=1e2, kernels=2)
+    assert DEVICE.seconds((product,)) == pytest.approx(3 + 1 + 2e-3)
+    copy = Operation('pointwise', flops=0, bytes=2e3, tensors=11)
+    assert DEVICE.seconds((copy,)) == pytest.approx(2 + 1e-3 + 10 * 1e-4)
+    assert DEVICE.seconds((product, copy)) == pytest.approx(6.003 + 0.001)
+    assert DEVICE.seconds((product.times(3),)) == pytest.approx(3 * 4.002)
+
+
+def test_overhead_counts_each_part_on_its_interval():
+    times = StepTime(first_order=100, every_step=1, statistics=20, inverses=50)
+    assert times.overhead(1, 1) == pytest.approx(0.71)
+    assert times.overhead(10, 50) == pytest.approx(0.04)
+
+
+def test_monte_carlo_adds_the_extra_backward_pass_alone():
+    cost = StepCost(OGBG)
+    empirical, sampled = (
+        step_time(cost, A100, 'reduce', fisher) for fisher in cost_model.FISHER_TYPES
+    )
+    extra = A100.seconds(cost.extra_backward())
+    assert sampled.statistics - empirical.statistics == pytest.approx(extra)
+    assert dataclasses.replace(sampled, statistics=empirical.statistics) == empirical
+
+
+@pytest.mark.parametrize('statistics', [1.0, 20.0, 300.0])
+@pytest.mark.parametrize('overhead', [0.02, 0.1, 0.5])
+def test_best_intervals_are_the_shortest_within_the_overhead(statistics, overhead):
+    times = StepTime(100, 1, statistics, 50)
+    best = times.best_intervals(overhead)
+    assert times.overhead(*best) <= overhead
+    shorter = [
+        (s, i)
+        for s in range(1, sum(best))
+        for i in range(s, sum(best) - s)
+        # Rounding up both intervals costs at most two steps of their sum.
+        if s + i < sum(best) - 2 and times.overhead(s, i) <= overhead
+    ]
+    assert shorter == []
+
+
+def test_no_intervals_where_every_step_costs_too_much():
+    assert StepTime(100, 6, 1, 1).best_intervals(0.05) is None
+
+
+def test_the_report_holds_every_table():
+    content = cost_model.report(OGBG, 8, A100, overhead=0.05)
+    assert json.loads(json.dumps(content))['devices'] == 8
+    parts = content['parts']
+    assert parts['factors, expand']['flops'] > parts['factors, reduce']['flops']
+    assert set(content['variants']) == {
+        f'{a}, {f}' for a in cost_model.APPROXIMATIONS for f in cost_model.FISHER_TYPES
+    }
+    for variant in content['variants'].values():
+        overhead = variant['overhead']
+        assert overhead['1, 1'] > overhead['10, 10'] > overhead['50, 50'] > 0
+    text = cost_model.format_report(content, 0.05)
+    for name in (*parts, *content['variants'], *content['memory_mib']):
+        assert name in text
+
+
+def test_predicted_and_measured_parts_are_the_same():
+    rows = cost_measurements.compare(rounds=2)
+    assert {row['part'] for row in rows} == {
+        *('forward', 'backward', 'extra backward', 'first-order rule'),
+        *('factors, expand', 'factors, reduce', 'inverses', 'preconditioning'),
+    }
+    for row in rows:
+        # Within an order of magnitude, whatever else the machine does.
+        assert 0.1 < row['ratio'] < 10, row
+        assert row['part'] in cost_measurements.format_comparison(rows)
