@@ -115,6 +115,8 @@ def summarise(
             method: {
                 'steps_to_target': record.steps_to(target),
                 'seconds_to_target': record.seconds_to(target),
+                'training_seconds_to_target': record.training_seconds_to(target),
+                'compilation_seconds': record.compilation_seconds,
                 'seconds_per_step': record.seconds_per_step,
                 'final_metric': record.validation[-1],
             }
@@ -124,29 +126,43 @@ def summarise(
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-    """Formats a summary as a table, with each method's ratio to NAdamW."""
-    header = (
+    """Formats a summary as a table, with each method's ratio to NAdamW.
+
+    Where something was compiled, the seconds are given with and without that.
+    """
+    methods = summary['methods']
+    reference = methods['nadamw']
+    compiles = any(values['compilation_seconds'] for values in methods.values())
+    header = [
         'method',
         'steps to target',
         'seconds to target',
+        *(['compiling', 'without'] if compiles else []),
         'ms a step',
         'steps / NAdamW',
         'seconds / NAdamW',
+        *(['without / NAdamW'] if compiles else []),
         'final metric',
-    )
-    reference = summary['methods']['nadamw']
+    ]
     rows = [header]
-    for method, values in summary['methods'].items():
+    for method, values in methods.items():
+        compiling = (
+            f'{values["compilation_seconds"]:.1f}',
+            _number(values['training_seconds_to_target'], '.1f'),
+        )
+        without = _ratio(values, reference, 'training_seconds_to_target')
         rows.append(
-            (
+            [
                 method,
                 _number(values['steps_to_target'], '.0f'),
                 _number(values['seconds_to_target'], '.1f'),
+                *(compiling if compiles else []),
                 f'{1e3 * values["seconds_per_step"]:.1f}',
                 _ratio(values, reference, 'steps_to_target'),
                 _ratio(values, reference, 'seconds_to_target'),
+                *([without] if compiles else []),
                 f'{values["final_metric"]:.4f}',
-            )
+            ]
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = [
@@ -173,11 +189,13 @@ def _ratio(values: Mapping[str, Any], reference: Mapping[str, Any], key: str) ->
 def define_flags() -> None:
     """Defines the flags; several modules here have flags of the same names."""
     flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-    flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
+    flags.DEFINE_enum(
+        'framework', 'pytorch', sorted(trials.SUBMISSION_PATHS), 'Framework to use.'
+    )
     flags.DEFINE_integer('seed', 0, 'Seed of all methods.')
     flags.DEFINE_string('output_dir', 'runs', 'Where results go.')
     flags.DEFINE_integer('eval_every_steps', 20, 'Steps between evaluations.')
-    flags.DEFINE_integer('num_threads', None, "Threads; PyTorch's choice if not given.")
+    flags.DEFINE_integer('num_threads', None, 'Threads within an operation.')
 
 
 def main(argv: Sequence[str]) -> None:

@@ -12,14 +12,17 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from workloads_overrides import registry
+from workloads_overrides.runner import frameworks
 from workloads_overrides.runner.config import StudyConfig
 from workloads_overrides.runner.study import run_study
 
-SUBMISSION_PATHS = {'pytorch': 'submission/pytorch_submission.py'}
+SUBMISSION_PATHS = {
+    'jax': 'submission/jax_submission.py',
+    'pytorch': 'submission/pytorch_submission.py',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +59,10 @@ class Record:
       seconds: Submission time at each evaluation (training only).
       validation: The target metric on the validation split at each evaluation.
       test: The same on the test split.
-      seconds_per_step: Submission time for each step.
+      seconds_per_step: Submission time for each step, without compilation.
       machine: Where it ran.
+      compilation: How much of the seconds was compilation, up to each evaluation;
+        empty where nothing is compiled.
     """
 
     trial: Trial
@@ -67,6 +72,7 @@ class Record:
     test: list[float]
     seconds_per_step: float
     machine: Mapping[str, Any]
+    compilation: list[float] = dataclasses.field(default_factory=list)
 
     def first_above(self, target: float) -> int | None:
         """Index of the first evaluation above a validation target, or None."""
@@ -84,6 +90,18 @@ class Record:
         """Submission time at the first evaluation above a target, or None."""
         index = self.first_above(target)
         return None if index is None else self.seconds[index]
+
+    def training_seconds_to(self, target: float) -> float | None:
+        """The same without the seconds that went into compilation."""
+        index = self.first_above(target)
+        if index is None or not self.compilation:
+            return self.seconds_to(target)
+        return round(self.seconds[index] - self.compilation[index], 3)
+
+    @property
+    def compilation_seconds(self) -> float:
+        """All the seconds that went into compilation."""
+        return self.compilation[-1] if self.compilation else 0.0
 
 
 def schedule_steps(trial: Trial) -> int:
@@ -107,7 +125,7 @@ def run(
       trial: What to train.
       folder: Folder of the trial's files.
       eval_every_steps: Steps between evaluations.
-      num_threads: Threads within a PyTorch operation; None leaves PyTorch's choice.
+      num_threads: Threads within an operation; None leaves the framework's choice.
       stop_at_targets: Whether to stop once both targets are reached.
       resume: Goes on with the files in `folder`; otherwise they are deleted.
     """
@@ -144,26 +162,48 @@ def run(
 
     metric = result.target_metric_name
     assert result.seconds_per_step is not None
+    steps = [int(row['global_step']) for row in rows]
     return Record(
         trial=trial,
-        steps=[int(row['global_step']) for row in rows],
+        steps=steps,
         seconds=column('accumulated_submission_time', 3),
         validation=column(f'validation/{metric}', 5),
         test=column(f'test/{metric}', 5),
         seconds_per_step=round(result.seconds_per_step, 5),
-        machine=machine(),
+        machine=machine(trial.framework),
+        compilation=compilation_until(steps, result.compilations),
     )
 
 
-def machine() -> dict[str, Any]:
-    """Says where and with what a measurement was made."""
+def compilation_until(
+    steps: Sequence[int], compilations: Sequence[tuple[int, float]]
+) -> list[float]:
+    """Adds up the seconds of compilation up to each of some steps.
+
+    Args:
+      steps: Steps taken at each evaluation.
+      compilations: Steps taken and seconds of each compilation.
+
+    Returns:
+      Seconds for each of `steps`; empty if nothing was compiled.
+    """
+    if not compilations:
+        return []
+    return [
+        round(sum(seconds for at, seconds in compilations if at <= step), 3)
+        for step in steps
+    ]
+
+
+def machine(framework: str = 'pytorch') -> dict[str, Any]:
+    """Says where and with what a measurement in a framework was made."""
+    used = frameworks.load(framework)
     return {
         'processor': _processor_name(),
         'cores': os.cpu_count(),
         'python': platform.python_version(),
-        'torch': torch.__version__,
-        'num_threads': torch.get_num_threads(),
-        'device': torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu',
+        **used.versions(),
+        **used.device_facts(),
     }
 
 

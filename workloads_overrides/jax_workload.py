@@ -2,14 +2,14 @@
 
 import abc
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from workloads_overrides import spec
+from workloads_overrides.jax_sharding import batch_sharding, replicated_sharding
 
 Params = Any
 
@@ -19,17 +19,6 @@ _ATTENTION_KERNELS = {
     'value': spec.ParameterType.ATTENTION_V,
     'out': spec.ParameterType.ATTENTION_OUT,
 }
-
-
-def replicated_sharding() -> NamedSharding:
-    """Returns the sharding with a copy on every device."""
-    return NamedSharding(Mesh(np.asarray(jax.devices()), ('batch',)), PartitionSpec())
-
-
-def batch_sharding() -> NamedSharding:
-    """Returns the sharding that cuts the first axis into a part for each device."""
-    mesh = Mesh(np.asarray(jax.devices()), ('batch',))
-    return NamedSharding(mesh, PartitionSpec('batch'))
 
 
 def parameter_type(path: tuple[str, ...]) -> spec.ParameterType:
@@ -64,8 +53,11 @@ class JaxWorkload(spec.Workload):
     def __init__(self) -> None:
         super().__init__()
         self._model: nn.Module | None = None
-        # One compiled function for each workload object, since a trial has its own.
-        self._jitted_evaluate_batch = jax.jit(
+
+    @functools.cached_property
+    def _jitted_evaluate_batch(self) -> Callable[[Params, spec.Batch], Any]:
+        # Made late, since it looks for devices, before which threads can be set.
+        return jax.jit(
             self._evaluate_batch,
             in_shardings=(replicated_sharding(), batch_sharding()),
             out_shardings=replicated_sharding(),

@@ -1,4 +1,4 @@
-"""Random keys for the PyTorch workloads: pairs of integers from numpy.
+"""Random keys for PyTorch: pairs of integers from numpy.
 
 AlgoPerf's runner draws its keys this way when it runs PyTorch, so a run under
 the built-in training loop sees the initial parameters and the data order that

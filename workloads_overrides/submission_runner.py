@@ -96,7 +96,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_boolean('skip_evals', False, 'Train without evaluations.')
 flags.DEFINE_integer('rng_seed', None, 'Seed of each trial; a random one if not set.')
-flags.DEFINE_integer('num_threads', None, 'Threads within a PyTorch operation.')
+flags.DEFINE_integer('num_threads', None, 'Threads within an operation on the CPU.')
 flags.DEFINE_boolean(
     'torch_compile',
     False,

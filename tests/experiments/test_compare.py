@@ -34,6 +34,8 @@ def test_summary_has_the_promised_keys():
     assert summary['methods']['nadamw'] == {
         'steps_to_target': 80,
         'seconds_to_target': pytest.approx(8.0),
+        'training_seconds_to_target': pytest.approx(8.0),
+        'compilation_seconds': 0.0,
         'seconds_per_step': 0.1,
         'final_metric': 0.61,
     }
@@ -84,6 +86,34 @@ def test_workload_without_reference_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, 'REFERENCES', path)
     with pytest.raises(ValueError, match=r'set_targets --workload=ogbg_chembl'):
         compare.hyperparameters_of('nadamw', 'ogbg_chembl_full')
+
+
+def test_compilation_is_shown_by_itself():
+    records = {
+        name: dataclasses.replace(
+            record, compilation=[1.0, 1.5, 1.5, 1.5][: len(record.steps)]
+        )
+        for name, record in RECORDS.items()
+    }
+    summary = compare.summarise('ogbg_chembl', 'jax', 0.6, records)
+    nadamw = summary['methods']['nadamw']
+    assert nadamw['seconds_to_target'] == pytest.approx(8.0)
+    assert nadamw['training_seconds_to_target'] == pytest.approx(6.5)
+    assert nadamw['compilation_seconds'] == 1.5
+    assert summary['methods']['kfac_expand']['training_seconds_to_target'] is None
+    header, _, _, _, reduce = compare.format_table(summary).splitlines()
+    cells = dict(
+        zip(
+            (name.strip() for name in header.split('|')),
+            (cell.strip() for cell in reduce.split('|')),
+            strict=True,
+        )
+    )
+    assert cells['seconds to target'] == '4.4'
+    assert cells['compiling'] == '1.5'
+    assert cells['without'] == '2.9'
+    assert cells['seconds / NAdamW'] == '0.550'
+    assert cells['without / NAdamW'] == '0.446'
 
 
 def test_plot_draws_single_runs_and_seed_bands(tmp_path):

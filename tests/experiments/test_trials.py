@@ -62,6 +62,12 @@ def test_first_evaluation_above_a_target():
     assert record.seconds_to(0.5) is None
 
 
+def test_compilation_adds_up_to_each_evaluation():
+    compilations = [(1, 2.0), (3, 0.5), (4, 0.25)]
+    assert trials.compilation_until([1, 3, 9], compilations) == [2.0, 2.5, 2.75]
+    assert trials.compilation_until([1, 3, 9], []) == []
+
+
 def test_schedule_length_follows_the_step_hint():
     trial = trials.Trial('test', WORKLOAD, 'pytorch', POINT, 0)
     assert trials.schedule_steps(trial) == 3

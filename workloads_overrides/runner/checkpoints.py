@@ -8,19 +8,19 @@ import dataclasses
 import pathlib
 import re
 import zipfile
-from typing import Any
 
-import torch
 from absl import logging
 
 from workloads_overrides.runner.atomic_files import atomic_writer
 from workloads_overrides.runner.errors import RunnerError
+from workloads_overrides.runner.frameworks import Framework
 from workloads_overrides.runner.state import RunnerState, TrainingState
 
 _NAME = re.compile(r'checkpoint_(\d+)')
 
 
 def save_checkpoint(
+    framework: Framework,
     trial_dir: pathlib.Path,
     state: TrainingState,
     runner_state: RunnerState,
@@ -29,6 +29,7 @@ def save_checkpoint(
     """Writes `checkpoint_<global_step>`.
 
     Args:
+        framework: Framework of the state.
         trial_dir: Folder of the trial.
         state: The training run.
         runner_state: What the runner itself needs to go on.
@@ -36,13 +37,7 @@ def save_checkpoint(
             the new one is in place.
     """
     content = {
-        'model_params': _unwrapped(state.model_params).state_dict(),
-        'optimizer_state': {
-            key: value.state_dict()
-            for key, value in state.optimizer_state.items()
-            if hasattr(value, 'state_dict')
-        },
-        'model_state': state.model_state,
+        **framework.contents(state),
         'train_state': state.train_state,
         'eval_results': tuple(state.eval_results),
         'global_step': state.global_step,
@@ -51,7 +46,7 @@ def save_checkpoint(
     }
     path = trial_dir / f'checkpoint_{state.global_step}'
     with atomic_writer(path, 'wb') as file:
-        torch.save(content, file)
+        framework.write(content, file)
     if not keep_older:
         for older in _checkpoints(trial_dir):
             if older != path:
@@ -59,44 +54,31 @@ def save_checkpoint(
 
 
 def restore_checkpoint(
-    trial_dir: pathlib.Path, state: TrainingState
+    framework: Framework, trial_dir: pathlib.Path, state: TrainingState
 ) -> RunnerState | None:
     """Puts the newest intact checkpoint's content into a freshly made state.
 
     Args:
+        framework: Framework of the state.
         trial_dir: Folder of the trial.
         state: The state at the start of the run; changed in place.
 
     Returns:
         The runner's own state, or None if there is no intact checkpoint; then
         `state` is left as it is.
+
+    Raises:
+        RunnerError: If the newest intact checkpoint belongs to another runner or to
+            another model or submission.
     """
     for path in _checkpoints(trial_dir):
         if not _is_intact(path):
             logging.warning('%s is damaged; looking for the one before.', path)
             continue
-        content = torch.load(
-            path,
-            weights_only=True,
-            # Without a GPU nothing can be put back on one; else all stays put.
-            map_location=None if torch.cuda.is_available() else 'cpu',
-        )
-        _load_content(content, state, path)
+        runner_state = _load(framework, path, state)
         logging.info('Restored %s.', path)
-        return RunnerState(**content['runner_state'])
+        return runner_state
     return None
-
-
-def warn_of_unsaved_state(optimizer_state: Any) -> None:
-    """Warns of parts of an optimiser state that a checkpoint cannot hold."""
-    for key, value in optimizer_state.items():
-        if not hasattr(value, 'state_dict'):
-            logging.warning(
-                'optimizer_state[%r] (%s) has no state_dict() and is not saved, so '
-                'this run cannot be resumed.',
-                key,
-                type(value).__name__,
-            )
 
 
 def _checkpoints(trial_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -119,27 +101,21 @@ def _is_intact(path: pathlib.Path) -> bool:
         return False
 
 
-def _load_content(
-    content: dict[str, Any], state: TrainingState, path: pathlib.Path
-) -> None:
+def _load(
+    framework: Framework, path: pathlib.Path, state: TrainingState
+) -> RunnerState:
+    with path.open('rb') as file:
+        content = framework.read(file)
     if 'runner_state' not in content:
         raise RunnerError(f'{path} was not written by this runner; cannot resume.')
-    saved, present = content['optimizer_state'], state.optimizer_state
-    if saved.keys() != present.keys():
-        raise RunnerError(
-            f'{path} holds the optimiser state {sorted(saved)}, but the submission '
-            f'now has {sorted(present)}; cannot resume.'
-        )
-    _unwrapped(state.model_params).load_state_dict(content['model_params'])
-    for key, value in saved.items():
-        present[key].load_state_dict(value)
-    state.model_state = content['model_state']
+    try:
+        framework.put_back(content, state)
+    except RunnerError as error:
+        raise RunnerError(f'Cannot resume from {path}. {error}') from error
     state.train_state = content['train_state']
-    state.eval_results = list(content['eval_results'])
+    state.eval_results = [(step, metrics) for step, metrics in content['eval_results']]
     state.global_step = content['global_step']
     state.preemption_count = content['preemption_count'] + 1
-
-
-def _unwrapped(model: Any) -> Any:
-    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model
+    saved = content['runner_state']
+    # A format may have no tuples, and the rows are compared with a tuple.
+    return RunnerState(**{**saved, 'rows': tuple(saved['rows'])})

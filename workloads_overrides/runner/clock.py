@@ -2,15 +2,11 @@
 
 import time
 
-import torch
-
 
 def now() -> float:
-    """Returns the wall-clock time in seconds once all device work has ended.
+    """Returns the wall-clock time in seconds.
 
-    Wall-clock time, not a monotonic clock: the time of the last evaluation is
-    kept in checkpoints and has to mean the same in the next process.
+    Not a monotonic clock: the time of the last evaluation is kept in checkpoints
+    and has to mean the same in the next process.
     """
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
     return time.time()

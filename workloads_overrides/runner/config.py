@@ -21,7 +21,7 @@ class TrialConfig:
     """How one trial is trained.
 
     Attributes:
-        framework: `'pytorch'` (or `'jax'`, where a workload has it).
+        framework: `'pytorch'` or `'jax'`.
         tuning_ruleset: `'external'`, or `'self'` with 1.5 times the time budget.
         data_dir: Folder of the data set, for workloads that need one.
         imagenet_v2_data_dir: Folder of ImageNet-v2, for workloads that need it.
@@ -58,6 +58,11 @@ class TrialConfig:
                 f"tuning_ruleset must be 'external' or 'self', got "
                 f'{self.tuning_ruleset!r}.'
             )
+        if self.torch_compile and self.framework != 'pytorch':
+            raise RunnerError(
+                f'--torch_compile is for --framework=pytorch, not {self.framework}; '
+                'leave it out.'
+            )
         _check_at_least(
             self, 1, 'max_global_steps', 'eval_every_steps', 'checkpoint_every_steps'
         )
@@ -88,7 +93,7 @@ class StudyConfig(TrialConfig):
         overwrite: Whether to delete an existing experiment of this name.
         resume_last_run: Whether to go on with an existing experiment.
         rng_seed: Seed of each trial; None to draw one for each.
-        num_threads: Number of threads PyTorch uses within an operation.
+        num_threads: Number of threads within an operation on the CPU.
     """
 
     workload: str

@@ -7,19 +7,20 @@ import subprocess
 from typing import Any
 
 import numpy as np
-import torch
 from absl import logging
+
+from workloads_overrides.runner.frameworks import Framework
 
 # Mappings over all parameters, and not yet known before the model exists.
 _NOT_RECORDED = ('param_shapes', 'model_params_types')
 
 
-def meta_data(workload: Any, rng_seed: int) -> dict[str, Any]:
+def meta_data(workload: Any, framework: Framework, rng_seed: int) -> dict[str, Any]:
     """Returns the content of a trial's `meta_data_<preemption>.json`."""
     return {
         **_workload_facts(workload),
-        **_software_facts(),
-        **_hardware_facts(),
+        **_software_facts(framework),
+        **_hardware_facts(framework),
         'rng_seed': rng_seed,
     }
 
@@ -41,12 +42,12 @@ def _workload_facts(workload: Any) -> dict[str, Any]:
     return facts
 
 
-def _software_facts() -> dict[str, Any]:
+def _software_facts(framework: Framework) -> dict[str, Any]:
     return {
         'os_platform': platform.platform(),
         'python_version': platform.python_version(),
         'python_compiler': platform.python_compiler(),
-        'torch_version': torch.__version__,
+        **{f'{name}_version': v for name, v in framework.versions().items()},
         'numpy_version': np.__version__,
         'git_commit_hash': _git('rev-parse', 'HEAD'),
         'git_branch': _git('rev-parse', '--abbrev-ref', 'HEAD'),
@@ -65,16 +66,12 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _hardware_facts() -> dict[str, Any]:
-    facts: dict[str, Any] = {
+def _hardware_facts(framework: Framework) -> dict[str, Any]:
+    return {
         'cpu_model_name': _cpu_model_name(),
         'cpu_count': os.cpu_count(),
-        'torch_num_threads': torch.get_num_threads(),
+        **framework.device_facts(),
     }
-    if torch.cuda.is_available():
-        facts['gpu_model_name'] = torch.cuda.get_device_name(0)
-        facts['gpu_count'] = torch.cuda.device_count()
-    return facts
 
 
 def _cpu_model_name() -> str:

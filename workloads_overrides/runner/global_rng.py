@@ -4,27 +4,27 @@ import random
 from typing import Any
 
 import numpy as np
-import torch
+
+from workloads_overrides.runner.frameworks import Framework
 
 
-def seed(value: int) -> None:
-    """Seeds the generators."""
-    torch.manual_seed(value)
+def seed(framework: Framework, value: int) -> None:
+    """Seeds the generators of the framework, numpy and Python."""
+    framework.seed(value)
     # numpy takes seeds of 32 bits.
     np.random.seed(value % 2**32)
     random.seed(value)
 
 
-def get_state() -> dict[str, Any]:
+def get_state(framework: Framework) -> dict[str, Any]:
     """Returns the states in types that checkpoints can hold."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
-        'torch': torch.get_rng_state(),
-        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        # Plain tensors and numbers, since checkpoints load nothing else.
+        **framework.generator_states(),
+        # Plain numbers, since not every checkpoint holds numpy's arrays.
         'numpy': (
             name,
-            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            np.asarray(keys).tolist(),
             int(position),
             int(has_gauss),
             float(cached),
@@ -33,11 +33,11 @@ def get_state() -> dict[str, Any]:
     }
 
 
-def set_state(state: dict[str, Any]) -> None:
+def set_state(framework: Framework, state: dict[str, Any]) -> None:
     """Sets the generators to states that `get_state` returned."""
-    torch.set_rng_state(state['torch'])
-    if torch.cuda.is_available() and state['cuda']:
-        torch.cuda.set_rng_state_all(state['cuda'])
+    framework.set_generator_states(state)
     name, keys, *rest = state['numpy']
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    random.setstate(state['python'])
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
+    version, words, next_gauss = state['python']
+    # Python insists on tuples, which a checkpoint may have turned into lists.
+    random.setstate((version, tuple(words), next_gauss))

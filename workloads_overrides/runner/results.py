@@ -7,7 +7,7 @@ from typing import Any
 
 from workloads_overrides.runner.atomic_files import read_json, write_json
 from workloads_overrides.runner.config import TrialConfig
-from workloads_overrides.runner.state import TrainingState
+from workloads_overrides.runner.state import RunnerState, TrainingState
 
 TARGETS = 'targets'
 TIME_BUDGET = 'time_budget'
@@ -31,7 +31,9 @@ class TrialResult:
         final_metrics: The last evaluation; empty before the first.
         global_step: Steps taken.
         submission_seconds: Submission time, the one that counts.
-        seconds_per_step: Submission time for each step.
+        compilations: Steps taken and seconds, whenever submission time went into
+            compiling; resumed runs compile again.
+        seconds_per_step: Submission time for each step, without compilation.
         finished: Whether the trial has ended.
         stop_reason: Why: `'targets'`, `'time_budget'`, `'step_limit'` or
             `'submission'` (it declared training complete); None before the end.
@@ -48,6 +50,7 @@ class TrialResult:
     final_metrics: dict[str, Any]
     global_step: int
     submission_seconds: float
+    compilations: list[tuple[int, float]]
     seconds_per_step: float | None
     finished: bool
     stop_reason: str | None
@@ -64,19 +67,26 @@ class TrialResult:
 
 
 def summarise(
-    workload: Any, state: TrainingState, rng_seed: int, stop_reason: str | None
+    workload: Any,
+    state: TrainingState,
+    runner_state: RunnerState,
+    rng_seed: int,
+    stop_reason: str | None,
 ) -> TrialResult:
     """Returns the result of a trial from its state.
 
     Args:
         workload: The workload, for its targets.
         state: The state of the run.
+        runner_state: The runner's own state.
         rng_seed: Seed of the trial.
         stop_reason: Why the run ended; None while it goes on.
     """
     validation = _first(state, workload.has_reached_validation_target)
     test = _first(state, workload.has_reached_test_target)
     seconds = state.train_state['accumulated_submission_time']
+    compilations = [(step, spent) for step, spent in runner_state.compilations]
+    training_seconds = seconds - sum(spent for _, spent in compilations)
     return TrialResult(
         target_metric_name=workload.target_metric_name,
         validation_target_value=workload.validation_target_value,
@@ -88,7 +98,10 @@ def summarise(
         final_metrics=state.eval_results[-1][1] if state.eval_results else {},
         global_step=state.global_step,
         submission_seconds=seconds,
-        seconds_per_step=seconds / state.global_step if state.global_step else None,
+        compilations=compilations,
+        seconds_per_step=(
+            training_seconds / state.global_step if state.global_step else None
+        ),
         finished=stop_reason is not None,
         stop_reason=stop_reason,
         rng_seed=rng_seed,
@@ -112,4 +125,9 @@ def write_result(trial_dir: pathlib.Path, result: TrialResult) -> None:
 def read_result(trial_dir: pathlib.Path) -> TrialResult | None:
     """Returns the content of `result.json`; None if there is no such file."""
     path = trial_dir / 'result.json'
-    return TrialResult(**read_json(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_json(path)
+    # JSON has no tuples.
+    content['compilations'] = [tuple(entry) for entry in content['compilations']]
+    return TrialResult(**content)

@@ -52,6 +52,8 @@ class RunnerState:
         rows: How many rows the two measurement files had.
         ended_by_submission: Whether the submission declared training complete.
         is_final: Whether the checkpoint was written at the end of the run.
+        compilations: Steps taken and seconds, whenever submission time went into
+            compiling.
         rng: States of the global random number generators.
     """
 
@@ -59,4 +61,5 @@ class RunnerState:
     rows: tuple[int, int] = (0, 0)
     ended_by_submission: bool = False
     is_final: bool = False
+    compilations: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     rng: dict[str, Any] = dataclasses.field(default_factory=dict)

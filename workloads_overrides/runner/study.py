@@ -2,10 +2,10 @@
 
 import os
 
-import torch
 from absl import logging
 
 from workloads_overrides import registry
+from workloads_overrides.runner import frameworks
 from workloads_overrides.runner.config import StudyConfig
 from workloads_overrides.runner.errors import RunnerError
 from workloads_overrides.runner.experiment_folders import prepare_trial_folders
@@ -30,7 +30,7 @@ def run_study(config: StudyConfig) -> list[TrialResult]:
     points = _numbered_points(config)
     folders = prepare_trial_folders(config, list(points))
     if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+        frameworks.load(config.framework).set_num_threads(config.num_threads)
 
     outcomes = []
     for (number, hyperparameters), folder in zip(points.items(), folders, strict=True):

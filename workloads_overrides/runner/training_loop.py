@@ -1,22 +1,29 @@
 """Trains one trial by AlgoPerf's rules.
 
 Submission time is the time of data selection, `update_params` and
-`prepare_for_eval`. Initialisation, evaluation, logging and checkpoints are not
-counted. The time budget is checked after each step, where AlgoPerf checks it
-when an evaluation is due; no evaluation is added or lost by that.
+`prepare_for_eval`. Compilation within them counts, and is noted by itself.
+Initialisation, evaluation, logging and checkpoints are not counted. The time budget
+is checked after each step, where AlgoPerf checks it when an evaluation is due; no
+evaluation is added or lost by that.
 """
 
+import contextlib
 import inspect
 import os
 import pathlib
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from absl import logging
 
-from workloads_overrides import random_utils
-from workloads_overrides.runner import checkpoints, clock, global_rng, results
+from workloads_overrides.runner import (
+    checkpoints,
+    clock,
+    frameworks,
+    global_rng,
+    results,
+)
 from workloads_overrides.runner.config import TrialConfig
 from workloads_overrides.runner.input_queue import CountingQueue
 from workloads_overrides.runner.metrics_logger import MetricsLogger, plain_scalar
@@ -92,6 +99,7 @@ class _Trial:
         self._submission = submission
         self._hyperparameters = hyperparameters
         self._config = config
+        self._framework = framework = frameworks.load(config.framework)
         self._folder = folder
         self._rng_seed = rng_seed
         self._budget = config.time_budget(workload.max_allowed_runtime_sec)
@@ -105,14 +113,14 @@ class _Trial:
             else eval_batch_size(workload_name)
         )
 
-        key = random_utils.prng_key(rng_seed)
+        key = framework.prng_key(rng_seed)
         if config.tuning_ruleset == 'external':
             # AlgoPerf splits the first key under this ruleset only.
-            key = random_utils.split(key, 2)[0]
-        data_key, optimizer_key, model_key, self._key = random_utils.split(key, 4)
+            key = framework.split(key, 2)[0]
+        data_key, optimizer_key, model_key, self._key = framework.split(key, 4)
         # Workloads seed the global generators when they make the model; this
         # keeps a trial independent of earlier ones also where one does not.
-        global_rng.seed(rng_seed)
+        global_rng.seed(framework, rng_seed)
         self._queue = CountingQueue(
             workload._build_input_queue(
                 data_key,
@@ -123,6 +131,9 @@ class _Trial:
         )
         model_params, model_state = workload.init_model_fn(model_key)
         if config.torch_compile:
+            # Only here, since a run in JAX does without PyTorch.
+            import torch
+
             model_params = torch.compile(model_params)
         optimizer_state = submission.init_optimizer_state(
             workload, model_params, model_state, hyperparameters, optimizer_key
@@ -134,7 +145,12 @@ class _Trial:
         self._logger = MetricsLogger(folder, self._runner_state.rows)
         workload.attach_metrics_logger(self._logger)
         write_run_facts(
-            folder, self._state.preemption_count, workload, config, rng_seed
+            folder,
+            self._state.preemption_count,
+            workload,
+            self._framework,
+            config,
+            rng_seed,
         )
         self._progress = Progress(
             workload.target_metric_name,
@@ -146,7 +162,7 @@ class _Trial:
     def train(self) -> results.TrialResult:
         """Takes steps until a stopping rule holds; returns the outcome."""
         times = self._state.train_state
-        self._start_time = clock.now()
+        self._start_time = self._now_that_all_is_done()
         times['last_step_end_time'] = self._start_time
         while self._stop_reason() is None:
             self._step_and_evaluate()
@@ -161,8 +177,10 @@ class _Trial:
 
     def _restore(self) -> None:
         if self._config.save_checkpoints:
-            checkpoints.warn_of_unsaved_state(self._state.optimizer_state)
-        restored = checkpoints.restore_checkpoint(self._folder, self._state)
+            self._framework.check_optimizer_state(self._state.optimizer_state)
+        restored = checkpoints.restore_checkpoint(
+            self._framework, self._folder, self._state
+        )
         if restored is None:
             return
         self._runner_state = restored
@@ -172,7 +190,23 @@ class _Trial:
         )
         self._queue.skip(restored.batches_drawn)
         # Last, since everything before may have drawn random numbers.
-        global_rng.set_state(restored.rng)
+        global_rng.set_state(self._framework, restored.rng)
+
+    def _now_that_all_is_done(self) -> float:
+        # Devices work on their own; what they still owe belongs to what asked for it.
+        state = self._state
+        self._framework.wait_for(
+            state.optimizer_state, state.model_params, state.model_state
+        )
+        return clock.now()
+
+    @contextlib.contextmanager
+    def _compilation_noted(self) -> Iterator[None]:
+        before = self._framework.compilation_seconds()
+        yield
+        seconds = self._framework.compilation_seconds() - before
+        if seconds > 0:
+            self._runner_state.compilations.append((self._state.global_step, seconds))
 
     def _at_step_limit(self) -> bool:
         limit = self._config.max_global_steps
@@ -190,16 +224,18 @@ class _Trial:
 
     def _step_and_evaluate(self) -> None:
         self._runner_state.is_final = False
-        step_key = random_utils.fold_in(self._key, self._state.global_step)
-        data_key, update_key, prepare_key, eval_key = random_utils.split(step_key, 4)
-        self._update(data_key, update_key)
-        step_end = clock.now()
+        step_key = self._framework.fold_in(self._key, self._state.global_step)
+        data_key, update_key, prepare_key, eval_key = self._framework.split(step_key, 4)
+        with self._compilation_noted():
+            self._update(data_key, update_key)
+        step_end = self._now_that_all_is_done()
         times = self._state.train_state
         times['accumulated_submission_time'] += step_end - times['last_step_end_time']
 
         evaluates = self._is_evaluation_due(step_end)
         if evaluates:
-            self._prepare_for_eval(prepare_key)
+            with self._compilation_noted():
+                self._prepare_for_eval(prepare_key)
         times['is_time_remaining'] = times['accumulated_submission_time'] < self._budget
         evaluates = evaluates and times['is_time_remaining']
         if evaluates:
@@ -273,7 +309,8 @@ class _Trial:
         state.optimizer_state, state.model_params, state.model_state = prepare(
             **self._common_arguments(), rng=key
         )
-        state.train_state['accumulated_submission_time'] += clock.now() - start
+        end = self._now_that_all_is_done()
+        state.train_state['accumulated_submission_time'] += end - start
 
     def _evaluate(self, key: Any) -> None:
         state, times = self._state, self._state.train_state
@@ -321,8 +358,9 @@ class _Trial:
     def _save(self) -> None:
         self._runner_state.batches_drawn = self._queue.batches_drawn
         self._runner_state.rows = self._logger.num_rows
-        self._runner_state.rng = global_rng.get_state()
+        self._runner_state.rng = global_rng.get_state(self._framework)
         checkpoints.save_checkpoint(
+            self._framework,
             self._folder,
             self._state,
             self._runner_state,
@@ -345,7 +383,11 @@ class _Trial:
 
     def _write_result(self, stop_reason: str | None) -> results.TrialResult:
         result = results.summarise(
-            self._workload, self._state, self._rng_seed, stop_reason
+            self._workload,
+            self._state,
+            self._runner_state,
+            self._rng_seed,
+            stop_reason,
         )
         results.write_result(self._folder, result)
         return result

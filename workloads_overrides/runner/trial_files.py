@@ -11,6 +11,7 @@ from workloads_overrides.runner import facts
 from workloads_overrides.runner.atomic_files import read_json, write_json
 from workloads_overrides.runner.config import TrialConfig
 from workloads_overrides.runner.errors import RunnerError
+from workloads_overrides.runner.frameworks import Framework
 from workloads_overrides.runner.search_space import as_hyperparameters
 
 
@@ -59,12 +60,13 @@ def write_run_facts(
     trial_dir: pathlib.Path,
     preemption_count: int,
     workload: Any,
+    framework: Framework,
     config: TrialConfig,
     rng_seed: int,
 ) -> None:
     """Writes `meta_data_<preemption>.json` and `flags_<preemption>.json`."""
     write_json(
         trial_dir / f'meta_data_{preemption_count}.json',
-        facts.meta_data(workload, rng_seed),
+        facts.meta_data(workload, framework, rng_seed),
     )
     write_json(trial_dir / f'flags_{preemption_count}.json', dataclasses.asdict(config))

@@ -20,11 +20,15 @@ def slowed(draw):
 
 
 if __name__ == '__main__':
-    fakes.Queue.__next__ = slowed(fakes.Queue.__next__)
-    registry.WORKLOADS.update(fakes.ENTRIES)
-    folder, max_global_steps = sys.argv[1:]
+    folder, max_global_steps, *framework = sys.argv[1:]
+    if framework == ['jax']:
+        from tests.workloads_overrides.runner import jax_fakes as workloads
+    else:
+        workloads = fakes
+    workloads.Queue.__next__ = slowed(workloads.Queue.__next__)
+    registry.WORKLOADS.update(workloads.ENTRIES)
     run_study(
-        fakes.study_config(
+        workloads.study_config(
             folder,
             max_global_steps=int(max_global_steps),
             resume_last_run=True,

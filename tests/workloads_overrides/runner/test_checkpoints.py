@@ -6,10 +6,12 @@ from workloads_overrides.runner import atomic_files, global_rng
 from workloads_overrides.runner.checkpoints import (
     restore_checkpoint,
     save_checkpoint,
-    warn_of_unsaved_state,
 )
 from workloads_overrides.runner.errors import RunnerError
+from workloads_overrides.runner.pytorch_framework import PyTorchFramework
 from workloads_overrides.runner.state import RunnerState, TrainingState
+
+PYTORCH = PyTorchFramework()
 
 
 def new_state(fill=0.0):
@@ -26,9 +28,10 @@ def save(folder, step, keep_older=True, **runner_state):
     state.global_step = step
     state.eval_results.append((step, {'validation/accuracy': 0.5}))
     save_checkpoint(
+        PYTORCH,
         folder,
         state,
-        RunnerState(rng=global_rng.get_state(), **runner_state),
+        RunnerState(rng=global_rng.get_state(PYTORCH), **runner_state),
         keep_older=keep_older,
     )
     return state
@@ -45,7 +48,7 @@ def warnings_of(monkeypatch):
 def test_content_comes_back(tmp_path):
     saved = save(tmp_path, 5, batches_drawn=8, rows=(3, 2), is_final=True)
     state = new_state()
-    runner_state = restore_checkpoint(tmp_path, state)
+    runner_state = restore_checkpoint(PYTORCH, tmp_path, state)
     assert (runner_state.batches_drawn, runner_state.rows) == (8, (3, 2))
     assert runner_state.is_final
     assert torch.equal(state.model_params.weight, saved.model_params.weight)
@@ -76,7 +79,7 @@ def test_newest_counts_by_number_not_by_name(tmp_path):
     for step in (9, 10, 2):
         save(tmp_path, step)
     state = new_state()
-    restore_checkpoint(tmp_path, state)
+    restore_checkpoint(PYTORCH, tmp_path, state)
     assert state.global_step == 10
 
 
@@ -88,7 +91,7 @@ def test_older_ones_can_be_dropped(tmp_path):
 
 def test_no_checkpoint_leaves_the_state(tmp_path):
     state = new_state()
-    assert restore_checkpoint(tmp_path, state) is None
+    assert restore_checkpoint(PYTORCH, tmp_path, state) is None
     assert (state.global_step, state.preemption_count) == (0, 0)
 
 
@@ -112,7 +115,7 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage)
     )
     lines = warnings_of(monkeypatch)
     state = new_state()
-    assert restore_checkpoint(tmp_path, state) is not None
+    assert restore_checkpoint(PYTORCH, tmp_path, state) is not None
     assert state.global_step == 1
     assert len(lines) == 1
     assert 'checkpoint_2 is damaged' in lines[0]
@@ -131,7 +134,7 @@ def test_a_process_that_ends_while_writing_leaves_the_older_one(tmp_path, monkey
             save(tmp_path, 2)
     assert not (tmp_path / 'checkpoint_2').exists()
     state = new_state()
-    restore_checkpoint(tmp_path, state)
+    restore_checkpoint(PYTORCH, tmp_path, state)
     assert state.global_step == 1
     save(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -145,12 +148,12 @@ def test_changed_optimizer_state_is_an_error(tmp_path):
     state = new_state()
     state.optimizer_state['factors'] = torch.nn.Linear(1, 1)
     with pytest.raises(RunnerError, match=r"\['optimizer'\].*\['factors', 'opt"):
-        restore_checkpoint(tmp_path, state)
+        restore_checkpoint(PYTORCH, tmp_path, state)
 
 
 def test_state_that_cannot_be_saved_is_named(monkeypatch):
     lines = warnings_of(monkeypatch)
-    warn_of_unsaved_state({'good': torch.nn.Linear(1, 1), 'bad': 3})
+    PYTORCH.check_optimizer_state({'good': torch.nn.Linear(1, 1), 'bad': 3})
     assert len(lines) == 1
     assert "optimizer_state['bad'] (int)" in lines[0]
 
