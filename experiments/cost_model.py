@@ -206,7 +206,8 @@ def main(argv: Sequence[str]) -> None:
     if flags.FLAGS.measure:
         rows = cost_measurements.compare(flags.FLAGS.rounds)
         print(cost_measurements.format_comparison(rows))
-        content = {'machine': trials.machine('pytorch'), 'parts': rows}
+        machine = {**trials.machine('pytorch'), 'num_threads': 1}
+        content = {'machine': machine, 'parts': rows}
         name = 'measured'
     else:
         overhead = flags.FLAGS.overhead
