@@ -1,0 +1,30 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run(num_devices, path):
+    environment = {
+        **os.environ,
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+    }
+    module = 'tests.workloads_overrides.several_devices'
+    done = subprocess.run(
+        [sys.executable, '-m', module, str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(path.read_text())
+
+
+def test_two_devices_compute_what_one_does(tmp_path):
+    one, two = (run(n, tmp_path / f'{n}.json') for n in (1, 2))
+    assert (one.pop('devices'), two.pop('devices')) == (1, 2)
+    for name, expected in one.items():
+        for key, values in expected.items():
+            assert two[name][key] == pytest.approx(values, rel=1e-3, abs=1e-6), key
