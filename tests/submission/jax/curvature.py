@@ -175,33 +175,33 @@ def kron(factors):
     return np.stack([np.kron(a, b) for a, b in zip(*factors, strict=True)])
 
 
-def layer_ggn(module, params, batch, loss, loss_terms, name):
-    """The exact GGN block of a layer, for each group, by plain autodiff."""
-    layer = find_layers(module, params, batch['inputs'])[0][name]
-    named = flatten(params)
+def ggn_blocks(module, params, batch, loss, loss_terms, names):
+    """The exact GGN blocks of layers, for each group, by plain autodiff."""
+    layers, _ = find_layers(module, params, batch['inputs'])
     structure = jax.tree.structure(params)
 
-    def outputs_of(own, inputs):
-        values = [
-            own[layer.parameter_names.index(n)] if n in layer.parameter_names else p
-            for n, p in named.items()
-        ]
-        model_params = jax.tree.unflatten(structure, values)
-        return module.apply({'params': model_params}, inputs)
+    def block(name, params, inputs):
+        layer, named = layers[name], flatten(params)
 
-    @jax.jit
-    def block(own, inputs):
-        outputs = outputs_of(own, inputs)
-        jacobians = jax.jacrev(lambda own: outputs_of(own, inputs).ravel())(own)
+        def outputs_of(own):
+            changed = {**named, **dict(zip(layer.parameter_names, own, strict=True))}
+            model_params = jax.tree.unflatten(structure, list(changed.values()))
+            return module.apply({'params': model_params}, inputs)
+
+        own = [named[n] for n in layer.parameter_names]
+        outputs = outputs_of(own)
+        jacobians = jax.jacrev(lambda own: outputs_of(own).ravel())(own)
         matrices = jax.vmap(layer.to_matrix)(jacobians)
         # vec(W) stacks columns, for which the block is A kron B.
         columns = matrices.swapaxes(-1, -2).reshape(*matrices.shape[:2], -1)
         hessian = jax.hessian(lambda v: loss(v.reshape(outputs.shape)))(outputs.ravel())
         return jnp.einsum('pgi,pq,qgj->gij', columns, hessian, columns) / loss_terms
 
-    return np.asarray(
-        block([jnp.asarray(named[n]) for n in layer.parameter_names], batch['inputs'])
-    )
+    @jax.jit
+    def blocks(params, inputs):
+        return {name: block(name, params, inputs) for name in names}
+
+    return blocks(jax.tree.map(jnp.asarray, params), batch['inputs'])
 
 
 def relative_error(approximation, exact):
@@ -212,14 +212,16 @@ def layer_errors(
     module, params, batch, loss, loss_terms, names=None, normalisation='mean_inputs'
 ):
     """Relative errors of both approximations, by layer."""
-    errors = {}
+    if names is None:
+        names = list(find_layers(module, params, batch['inputs'])[0])
+    exact = ggn_blocks(module, params, batch, loss, loss_terms, names)
+    errors = {name: {} for name in names}
     for approximation in ('expand', 'reduce'):
         factors = type_2_factors(
             module, params, batch, loss, loss_terms, approximation, normalisation
         )
-        for name in factors if names is None else names:
-            exact = layer_ggn(module, params, batch, loss, loss_terms, name)
-            errors.setdefault(name, {})[approximation] = relative_error(
-                kron(factors[name]), exact
+        for name in names:
+            errors[name][approximation] = relative_error(
+                kron(factors[name]), exact[name]
             )
     return errors
