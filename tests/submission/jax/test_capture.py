@@ -407,7 +407,7 @@ class TestExamples:
         assert 'to 3' in errors['layer']
 
     def test_expand_over_different_numbers_of_examples(self):
-        sums, errors, params = self._run(WithQuery(3), 'expand')
+        sums, errors, _ = self._run(WithQuery(3), 'expand')
         assert not errors
         assert sums['layer'].input_count == N * R + 3 * 2
 
