@@ -43,8 +43,31 @@ def damped_inverses(factors: jax.Array, damping: float) -> tuple[jax.Array, jax.
     identity = jnp.eye(factors.shape[-1], dtype=factors.dtype)
     # A failed factorisation shows as not-a-number.
     cholesky = jnp.linalg.cholesky(factors / means + damping**0.5 * identity)
-    inverse_roots = solve_triangular(
-        cholesky, jnp.broadcast_to(identity, cholesky.shape), lower=True
+    inverse_roots = jax.lax.platform_dependent(
+        cholesky, cpu=_inverse_triangles_in_turn, default=_inverse_triangles
     )
     inverses = inverse_roots.swapaxes(-1, -2) @ inverse_roots
-    return inverses, jnp.isfinite(inverses).all((1, 2, 3))
+    # A negative mean eigenvalue would turn a negative definite factor into a good one.
+    succeeded = jnp.isfinite(inverses).all((1, 2, 3)) & (means[:, 0, 0, 0] > 0)
+    return inverses, succeeded
+
+
+def _inverse_triangles(lower: jax.Array) -> jax.Array:
+    """Inverts lower triangular matrices `[n, groups, d, d]`."""
+    identity = jnp.eye(lower.shape[-1], dtype=lower.dtype)
+    return solve_triangular(lower, jnp.broadcast_to(identity, lower.shape), lower=True)
+
+
+def _inverse_triangles_in_turn(lower: jax.Array) -> jax.Array:
+    """Inverts lower triangular matrices `[n, groups, d, d]` one after the other.
+
+    A single one goes to LAPACK. For several at once XLA makes loops of its own on
+    CPUs, which take long to compile and, with few threads, can wait for each other
+    for ever (seen with jaxlib 0.7.0 and 0.10.2).
+    """
+    identity = jnp.eye(lower.shape[-1], dtype=lower.dtype)
+    flat = lower.reshape(-1, *lower.shape[-2:])
+    inverses = jax.lax.map(
+        lambda matrix: solve_triangular(matrix, identity, lower=True), flat
+    )
+    return inverses.reshape(lower.shape)

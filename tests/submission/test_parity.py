@@ -1,0 +1,315 @@
+"""PyTorch and JAX give the same numbers: one K-FAC, two frameworks.
+
+Both train the offline workloads' models, small, from the same parameters on the same
+batches with the same sampled labels, in double precision.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from submission import jax_submission, pytorch_submission
+from submission.jax import labels as jax_labels
+from submission.jax import naming
+from submission.jax.labels import Likelihood as JaxLikelihood
+from submission.pytorch import labels as pytorch_labels
+from tests.workloads_overrides import flax_parameters
+from tests.workloads_overrides.double_precision import double_precision
+from workloads_overrides.imagenet_vit_fashion_mnist import (
+    jax_workload as jax_vit,
+)
+from workloads_overrides.imagenet_vit_fashion_mnist import (
+    pytorch_workload as pytorch_vit,
+)
+from workloads_overrides.imagenet_vit_fashion_mnist.workload import ModelSize
+from workloads_overrides.ogbg_chembl import jax_workload as jax_gnn
+from workloads_overrides.ogbg_chembl import pytorch_workload as pytorch_gnn
+
+BATCH_SIZE = 12
+HYPERPARAMETERS = {
+    'learning_rate': 1e-2,
+    'one_minus_beta1': 0.1,
+    'beta2': 0.95,
+    'weight_decay': 0.2,
+    'warmup_factor': 0.05,
+    'step_hint_factor': 0.1,
+    'dropout_rate': 0.0,
+    'label_smoothing': 0.1,
+    'grad_clip': 0.5,
+    'statistics_interval': 5,
+    'inverse_interval': 10,
+}
+
+
+class SmallGNN:
+    hidden_dims = (16,)
+    latent_dim = 16
+    num_message_passing_steps = 2
+
+
+class SmallViT:
+    model_size = ModelSize(width=16, depth=1, mlp_dim=24, num_heads=2, patch_size=7)
+
+
+class PyTorchGNN(SmallGNN, pytorch_gnn.OgbgChemblWorkload):
+    pass
+
+
+class JaxGNN(SmallGNN, jax_gnn.OgbgChemblWorkload):
+    pass
+
+
+class PyTorchViT(SmallViT, pytorch_vit.ImagenetVitFashionMnistWorkload):
+    pass
+
+
+class JaxViT(SmallViT, jax_vit.ImagenetVitFashionMnistWorkload):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with double_precision():
+        yield
+
+
+@functools.cache
+def uniforms(shape):
+    return np.random.default_rng(0).uniform(size=shape)
+
+
+def pytorch_gradient(likelihood, outputs, batch, generator, scale=1.0):
+    """Labels by comparing probabilities with fixed numbers."""
+    outputs = outputs.detach()
+    if likelihood is pytorch_labels.Likelihood.BERNOULLI:
+        probabilities = torch.sigmoid(outputs)
+        drawn = torch.from_numpy(uniforms(tuple(outputs.shape))) < probabilities
+        return (probabilities - drawn.double()) * batch['weights'].double().sqrt()
+    probabilities = torch.softmax(outputs, -1)
+    points = torch.from_numpy(uniforms((len(outputs), 1)))
+    drawn = (probabilities.cumsum(-1) < points).sum(-1)
+    return probabilities - torch.nn.functional.one_hot(drawn, outputs.shape[-1])
+
+
+def jax_gradient(likelihood, outputs, batch, rng, scale=1.0):
+    if likelihood is JaxLikelihood.BERNOULLI:
+        probabilities = jax.nn.sigmoid(outputs)
+        drawn = uniforms(outputs.shape) < probabilities
+        return (probabilities - drawn) * jnp.sqrt(batch['weights'].astype(jnp.float64))
+    probabilities = jax.nn.softmax(outputs)
+    drawn = (probabilities.cumsum(-1) < uniforms((len(outputs), 1))).sum(-1)
+    return probabilities - jax.nn.one_hot(drawn, outputs.shape[-1])
+
+
+@pytest.fixture(autouse=True)
+def _same_labels(monkeypatch):
+    monkeypatch.setattr(pytorch_labels, 'sampled_output_gradient', pytorch_gradient)
+    monkeypatch.setattr(jax_labels, 'sampled_output_gradient', jax_gradient)
+
+
+class Pair:
+    """One workload in both frameworks, with the same parameters and batches."""
+
+    def __init__(self, name, **hyperparameters):
+        self.is_gnn = name == 'gnn'
+        pytorch_class, jax_class = (
+            (PyTorchGNN, JaxGNN) if self.is_gnn else (PyTorchViT, JaxViT)
+        )
+        self.pytorch_workload, self.jax_workload = pytorch_class(), jax_class()
+        self.model, _ = self.pytorch_workload.init_model_fn([1, 2])
+        self.model.double()
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            # A head of zeros would hide all curvature below it.
+            for parameter in self.model.parameters():
+                parameter.add_(
+                    0.1 * torch.randn(parameter.shape, generator=generator).double()
+                )
+        self.jax_workload.init_model_fn(jax.random.PRNGKey(0))
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self.params = jax.tree.map(
+            jnp.asarray, self.to_flax(self.model.state_dict())
+        )
+        self.hyperparameters = {**HYPERPARAMETERS, **hyperparameters}
+        self.pytorch_state = pytorch_submission.init_optimizer_state(
+            self.pytorch_workload, self.model, None, self.hyperparameters, [1, 2]
+        )
+        self.jax_state = jax_submission.init_optimizer_state(
+            self.jax_workload,
+            self.params,
+            None,
+            self.hyperparameters,
+            jax.random.PRNGKey(0),
+        )
+        # Before the first step, which takes the arrays over.
+        self.params = jax.tree.map(jnp.array, self.params)
+        key = [7, 8]
+        self.pytorch_queue = self.pytorch_workload._build_input_queue(
+            key, 'train', None, BATCH_SIZE
+        )
+        self.jax_queue = self.jax_workload._build_input_queue(
+            key, 'train', None, BATCH_SIZE
+        )
+
+    def to_flax(self, state_dict):
+        if self.is_gnn:
+            return flax_parameters.gnn_params(state_dict)
+        return flax_parameters.vit_params(state_dict, num_heads=2)
+
+    def to_pytorch(self, params):
+        convert = (
+            flax_parameters.gnn_state_dict
+            if self.is_gnn
+            else flax_parameters.vit_state_dict
+        )
+        return convert(params, self.names)
+
+    def path(self, layer):
+        if not self.is_gnn:
+            return '/'.join(flax_parameters.vit_path(layer))
+        if layer == 'decoder':
+            return flax_parameters.gnn_decoder(SmallGNN.num_message_passing_steps)
+        return '/'.join(flax_parameters.gnn_path(layer))
+
+    def step(self, global_step):
+        pytorch_batch = jax.tree.map(
+            lambda x: x.double() if x.is_floating_point() else x,
+            dict(next(self.pytorch_queue)),
+        )
+        jax_batch = jax.tree.map(
+            lambda x: x.astype(np.float64) if x.dtype == np.float32 else x,
+            dict(next(self.jax_queue)),
+        )
+        self.pytorch_state, self.model, _ = pytorch_submission.update_params(
+            self.pytorch_workload,
+            self.model,
+            None,
+            None,
+            self.hyperparameters,
+            pytorch_batch,
+            self.pytorch_workload.loss_type,
+            self.pytorch_state,
+            [],
+            global_step,
+            [1, 2],
+        )
+        self.jax_state, self.params, _ = jax_submission.update_params(
+            self.jax_workload,
+            self.params,
+            None,
+            None,
+            self.hyperparameters,
+            jax_batch,
+            self.jax_workload.loss_type,
+            self.jax_state,
+            [],
+            global_step,
+            jax.random.PRNGKey(1),
+        )
+
+    def factors(self):
+        """Yields layer, side, and the average of the factor in both frameworks."""
+        layers = self.pytorch_state['preconditioner'].state_dict()['layers']
+        for layer, sides in layers.items():
+            for side in 'ab':
+                expected = sides[side]['moving_average']
+                found = self.jax_state[0].kfac.factors[self.path(layer)][side]
+                yield layer, side, expected, np.asarray(found.moving_average)
+
+
+APPROXIMATIONS = {
+    'expand': {'approximation': 'expand'},
+    'reduce, mean inputs': {
+        'approximation': 'reduce',
+        'reduce_normalisation': 'mean_inputs',
+    },
+    'reduce, sum inputs': {
+        'approximation': 'reduce',
+        'reduce_normalisation': 'sum_inputs',
+    },
+}
+
+
+def relative_error(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('fisher_type', ['monte_carlo', 'empirical'])
+@pytest.mark.parametrize('approximation', APPROXIMATIONS)
+@pytest.mark.parametrize('workload', ['gnn', 'vit'])
+def test_factors_and_preconditioned_gradients_agree(
+    workload, approximation, fisher_type
+):
+    pair = Pair(workload, fisher_type=fisher_type, **APPROXIMATIONS[approximation])
+    pair.step(0)
+
+    seen = 0
+    for layer, side, expected, found in pair.factors():
+        if expected is None:
+            # The gradients of attention keys cancel.
+            assert not found.any(), (layer, side)
+            continue
+        seen += 1
+        assert relative_error(found, expected.numpy()) < 1e-10, (layer, side)
+    assert seen >= (2 * 9 - 1 if workload == 'gnn' else 2 * 8 + 1)
+
+    rng = np.random.default_rng(5)
+    gradients = {
+        name: rng.normal(size=tuple(parameter.shape))
+        for name, parameter in pair.model.named_parameters()
+    }
+    _, steps = pair.jax_state
+    found = pair.to_pytorch(
+        naming.unflatten(
+            steps.preconditioner.precondition(
+                pair.jax_state[0].kfac,
+                naming.flatten(jax.tree.map(jnp.asarray, pair.to_flax(gradients))),
+            ),
+            pair.params,
+        )
+    )
+    preconditioner = pair.pytorch_state['preconditioner']
+    changed = 0
+    for layer in preconditioner.layers:
+        names = layer.parameter_names
+        given = [torch.from_numpy(gradients[name]) for name in names]
+        for name, expected in zip(
+            names, preconditioner.precondition(layer, given), strict=True
+        ):
+            assert relative_error(found[name], expected.numpy()) < 1e-8, name
+            changed += relative_error(found[name], gradients[name]) > 0.1
+    assert changed > 10
+
+
+@pytest.mark.parametrize('first_order_rule', ['nadamw', 'momentum', 'grafted'])
+@pytest.mark.parametrize('approximation', ['expand', 'reduce, mean inputs'])
+@pytest.mark.parametrize('workload', ['gnn', 'vit'])
+def test_parameters_agree_after_training(workload, approximation, first_order_rule):
+    pair = Pair(
+        workload,
+        first_order_rule=first_order_rule,
+        learning_rate=1e-2 if first_order_rule != 'momentum' else 1e-3,
+        **APPROXIMATIONS[approximation],
+    )
+    before = {name: p.detach().clone() for name, p in pair.model.named_parameters()}
+    for global_step in range(25):
+        pair.step(global_step)
+    found = pair.to_pytorch(pair.params)
+    for name, parameter in pair.model.named_parameters():
+        expected = parameter.detach()
+        assert relative_error(expected, before[name]) > 1e-3, name
+        assert relative_error(found[name], expected.numpy()) < 1e-6, name
+
+
+@pytest.mark.parametrize('workload', ['gnn', 'vit'])
+def test_nadamw_agrees_after_training(workload):
+    pair = Pair(workload, approximation='none')
+    for global_step in range(25):
+        pair.step(global_step)
+    found = pair.to_pytorch(pair.params)
+    for name, parameter in pair.model.named_parameters():
+        assert relative_error(found[name], parameter.detach().numpy()) < 1e-9, name
