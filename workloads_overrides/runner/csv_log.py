@@ -50,7 +50,10 @@ class CsvLog:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row; values are numbers, strings or booleans."""
-        new_columns = sorted(row.keys() - set(self._columns))
+        new_columns = [name for name in row if name not in self._columns]
+        if not self._columns:
+            # AlgoPerf sorts the columns of the first row and of no other.
+            new_columns.sort()
         if new_columns:
             self.close()
             _, rows = _read(self._path)

@@ -14,6 +14,17 @@ from workloads_overrides.runner.errors import RunnerError
 from workloads_overrides.runner.frameworks import Framework
 from workloads_overrides.runner.search_space import as_hyperparameters
 
+# Flags of AlgoPerf's runner for what this one does not do, at AlgoPerf's defaults, so
+# that the record of a run has the same keys under both.
+_FLAGS_WITHOUT_EFFECT: dict[str, Any] = {
+    'capture_jax_trace': False,
+    'librispeech_tokenizer_vocab_path': '',
+    'profile': False,
+    'pytorch_eval_num_workers': 0,
+    'set_pytorch_max_split_size': False,
+    'use_wandb': False,
+}
+
 
 def keep_hyperparameters(trial_dir: pathlib.Path, hyperparameters: Any) -> Any:
     """Writes `hparams.json`, or returns what an earlier process wrote there.
@@ -69,4 +80,7 @@ def write_run_facts(
         trial_dir / f'meta_data_{preemption_count}.json',
         facts.meta_data(workload, framework, rng_seed),
     )
-    write_json(trial_dir / f'flags_{preemption_count}.json', dataclasses.asdict(config))
+    write_json(
+        trial_dir / f'flags_{preemption_count}.json',
+        {**_FLAGS_WITHOUT_EFFECT, **dataclasses.asdict(config)},
+    )

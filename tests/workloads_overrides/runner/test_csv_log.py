@@ -41,14 +41,14 @@ def test_any_rows_are_read_back_and_cut_back_to_any_count(tmp_path_factory, rows
     assert len(read(path)) == kept + 1
 
 
-def test_columns_are_sorted_and_new_ones_go_to_the_end(tmp_path):
+def test_columns_are_sorted_and_new_ones_go_to_the_end_as_they_come(tmp_path):
     log = CsvLog(tmp_path / 'log.csv')
     log.append({'loss': 0.1, 'global_step': 1})
-    log.append({'global_step': 2, 'accuracy': 0.5})
+    log.append({'score': 7, 'global_step': 2, 'accuracy': 0.5})
     log.append({'global_step': 3})
     log.close()
     assert (tmp_path / 'log.csv').read_text() == (
-        'global_step,loss,accuracy\n1,0.1,\n2,,0.5\n3,,\n'
+        'global_step,loss,score,accuracy\n1,0.1,,\n2,,7,0.5\n3,,,\n'
     )
 
 

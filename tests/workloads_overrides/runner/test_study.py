@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import types
 
@@ -223,4 +224,6 @@ def test_the_configuration_is_written_down(tmp_path):
     config = fakes.study_config(tmp_path, max_global_steps=1)
     run_study(config)
     path = tmp_path / 'experiment/fake_pytorch/trial_1/flags_0.json'
-    assert StudyConfig(**json.loads(path.read_text())) == config
+    written = json.loads(path.read_text())
+    fields = {field.name for field in dataclasses.fields(StudyConfig)}
+    assert StudyConfig(**{name: written[name] for name in fields}) == config
