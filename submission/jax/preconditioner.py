@@ -1,6 +1,5 @@
 """Kronecker factors of all layers, and the gradients preconditioned with them."""
 
-import collections
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,8 +12,7 @@ from ..assignments import log_assignments
 from ..settings import Settings
 from .approximations import ExpandSums, FactorSums, ReduceSums, Sums
 from .capture import Capture
-from .factors import KroneckerFactor
-from .inverses import damped_inverses, mean_eigenvalue
+from .factors import KroneckerFactors
 from .layers import Application, KFACLayer, assign_parameters
 from .naming import flatten, unflatten
 from .weight_sharing import BatchStructure
@@ -31,11 +29,11 @@ class KFACState(NamedTuple):
     """What K-FAC remembers between steps.
 
     Attributes:
-      factors: Layer name to its factors, 'a' (inputs) and 'b' (output gradients).
+      factors: The Kronecker factors of all layers.
       counters: Counts of what happened, int32 scalars by name.
     """
 
-    factors: dict[str, dict[str, KroneckerFactor]]
+    factors: KroneckerFactors
     counters: dict[str, jax.Array]
 
 
@@ -71,14 +69,14 @@ class KFACPreconditioner:
     def init(self, params: Any) -> KFACState:
         """Returns the state before the first statistics."""
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        factors = {
-            layer.name: {
-                'a': KroneckerFactor.empty(layer.groups, layer.input_dim, dtype),
-                'b': KroneckerFactor.empty(layer.groups, layer.output_dim, dtype),
-            }
-            for layer in self.layers
-        }
-        return KFACState(factors, {name: jnp.zeros((), jnp.int32) for name in COUNTERS})
+        shapes = {}
+        for layer in self.layers:
+            for side, d in (('a', layer.input_dim), ('b', layer.output_dim)):
+                shapes[f'{layer.name}/{side}'] = (layer.groups, d, d)
+        return KFACState(
+            KroneckerFactors.empty(shapes, dtype),
+            {name: jnp.zeros((), jnp.int32) for name in COUNTERS},
+        )
 
     def is_statistics_step(self, step: int) -> bool:
         """Whether factors are updated in this step.
@@ -122,20 +120,13 @@ class KFACPreconditioner:
           loss_terms: M, the number of terms that the loss averages over.
           gradient_scale: Turns captured gradients into those of the summed loss.
         """
-        decay = self._settings.factor_decay
-        factors = dict(state.factors)
-        skipped = jnp.zeros((), jnp.int32)
+        statistics = {}
         for name, layer_sums in sums.items():
-            statistics = layer_sums.kronecker_factors(loss_terms, gradient_scale)
-            # A sum is finite only if all entries are.
-            finite = jnp.isfinite(statistics[0].sum() + statistics[1].sum())
-            factors[name] = {
-                side: factor.update(statistic, decay, finite)
-                for (side, factor), statistic in zip(
-                    sorted(state.factors[name].items()), statistics, strict=True
-                )
-            }
-            skipped += ~finite
+            factor_a, factor_b = layer_sums.kronecker_factors(
+                loss_terms, gradient_scale
+            )
+            statistics.update({f'{name}/a': factor_a, f'{name}/b': factor_b})
+        factors, skipped = state.factors.update(statistics, self._settings.factor_decay)
         return KFACState(
             factors,
             _counted(state.counters, factor_updates=1, skipped_statistics=skipped),
@@ -157,39 +148,12 @@ class KFACPreconditioner:
             )
 
     def update_inverses(self, state: KFACState) -> KFACState:
-        """Inverts the factors of all layers, those of equal shape together.
+        """Inverts the factors of all layers.
 
         A factor that cannot be inverted keeps its last good inverse, and the failure
         is counted.
         """
-        by_shape: dict[tuple[int, ...], list[tuple[str, str]]] = (
-            collections.defaultdict(list)
-        )
-        for name, sides in state.factors.items():
-            for side, factor in sides.items():
-                by_shape[factor.moving_average.shape].append((name, side))
-        factors: dict[str, dict[str, KroneckerFactor]] = {
-            name: {} for name in state.factors
-        }
-        failed = jnp.zeros((), jnp.int32)
-        for members in by_shape.values():
-            averages = [
-                state.factors[name][side].bias_corrected() for name, side in members
-            ]
-            inverses, succeeded = damped_inverses(
-                jnp.stack(averages), self._settings.damping
-            )
-            for i, (name, side) in enumerate(members):
-                factor = state.factors[name][side]
-                has_statistics = factor.averaged_weight > 0
-                renew = succeeded[i] & has_statistics
-                factors[name][side] = factor._replace(
-                    inverse=jnp.where(renew, inverses[i], factor.inverse),
-                    inverted_scale=jnp.where(
-                        renew, mean_eigenvalue(averages[i]), factor.inverted_scale
-                    ),
-                )
-                failed += has_statistics & ~succeeded[i]
+        factors, failed = state.factors.renew_inverses(self._settings.damping)
         return KFACState(
             factors, _counted(state.counters, inverse_updates=1, failed_inverses=failed)
         )
@@ -212,12 +176,11 @@ class KFACPreconditioner:
           m_a m_b B**-1 G A**-1, m the factors' mean eigenvalues, for the layers, and
           the other gradients as they are.
         """
-        preconditioned = dict(gradients)
+        inverse, preconditioned = state.factors.inverse, dict(gradients)
         for layer in self.layers:
-            factors = state.factors[layer.name]
             matrix = layer.to_matrix([gradients[n] for n in layer.parameter_names])
-            matrix = _product(factors['b'].inverse, matrix)
-            matrix = _product(matrix, factors['a'].inverse)
+            matrix = _product(inverse[f'{layer.name}/b'], matrix)
+            matrix = _product(matrix, inverse[f'{layer.name}/a'])
             parts = layer.from_matrix(matrix)
             preconditioned.update(zip(layer.parameter_names, parts, strict=True))
         return preconditioned
@@ -228,8 +191,12 @@ class KFACPreconditioner:
         A preconditioned gradient divided by it is the direction of K-FAC at its
         natural scale. Zero if a side has no inverse yet.
         """
-        factors = state.factors[layer.name]
-        return factors['a'].inverted_scale * factors['b'].inverted_scale
+        factors = state.factors
+        scale_a, scale_b = (
+            factors.inverted_scale[factors.position(f'{layer.name}/{side}')]
+            for side in 'ab'
+        )
+        return scale_a * scale_b
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """Returns the preconditioner as an optax transformation, for `optax.chain`.

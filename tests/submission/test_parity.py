@@ -217,8 +217,9 @@ class Pair:
         for layer, sides in layers.items():
             for side in 'ab':
                 expected = sides[side]['moving_average']
-                found = self.jax_state[0].kfac.factors[self.path(layer)][side]
-                yield layer, side, expected, np.asarray(found.moving_average)
+                found = self.jax_state[0].kfac.factors.moving_average
+                name = f'{self.path(layer)}/{side}'
+                yield layer, side, expected, np.asarray(found[name])
 
 
 APPROXIMATIONS = {
