@@ -226,13 +226,15 @@ def find_applications(run: Callable[[], Any]) -> dict[str, Application]:
         name = '/'.join(module.path)
         # A wrapper calls methods of other names; the module's own call matters.
         if context.method_name == '__call__' and name not in applications:
-            kernel = None
+            kernel, unbound = None, None
             if module.has_variable('params', 'kernel'):
                 kernel = tuple(jnp.shape(module.get_variable('params', 'kernel')))
+                # One that is bound to its variables would keep the whole trace alive.
+                unbound = module.clone(parent=None)
             inputs = _first_input(args, kwargs)
             # JAX has no public name for the class of mapped values.
             is_mapped = type(inputs).__name__ == 'BatchTracer'
-            applications[name] = Application(module, kernel, is_mapped)
+            applications[name] = Application(type(module), unbound, kernel, is_mapped)
         return output
 
     def traced() -> None:
@@ -240,6 +242,11 @@ def find_applications(run: Callable[[], Any]) -> dict[str, Application]:
             run()
 
     jax.eval_shape(traced)
+    if not applications:
+        # The model was compiled before: JAX remembers what it does and does not call
+        # it again.
+        with jax.disable_jit():
+            jax.eval_shape(traced)
     return applications
 
 

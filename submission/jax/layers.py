@@ -367,12 +367,14 @@ class Application:
     """A module as it was met in a forward pass that K-FAC watched.
 
     Attributes:
-      module: The module.
+      kind: The module's class.
+      module: The module, bound to no variables; None if it has no kernel.
       kernel_shape: Shape of its parameter `kernel`; None if it has none.
       is_mapped: Whether a `vmap` around it hides the batch.
     """
 
-    module: nn.Module
+    kind: type[nn.Module]
+    module: nn.Module | None
     kernel_shape: tuple[int, ...] | None
     is_mapped: bool
 
@@ -404,7 +406,7 @@ def assign_parameters(
                     parameter_shapes,
                     max_factor_dimension,
                 )
-            kind = type(applications[module_name].module).__name__
+            kind = applications[module_name].kind.__name__
             assignment = Assignment(name, shape, True, f'{kind} {module_name}')
         except UnsupportedLayerError as error:
             assignment = Assignment(name, shape, False, str(error))
@@ -426,10 +428,10 @@ def _layer_of(
     application = applications.get(name)
     if application is None:
         raise UnsupportedLayerError('no module of this path is called by the model')
-    module = application.module
-    layer_class = _layer_class(module)
-    if layer_class is None or application.kernel_shape is None:
-        raise UnsupportedLayerError(f'{type(module).__name__} has no Kronecker factors')
+    kind, module = application.kind, application.module
+    layer_class = _layer_class(kind)
+    if layer_class is None or module is None or application.kernel_shape is None:
+        raise UnsupportedLayerError(f'{kind.__name__} has no Kronecker factors')
     prefix = f'{name}/' if name else ''
     if parameter_shapes.get(f'{prefix}kernel') != application.kernel_shape:
         raise UnsupportedLayerError(
@@ -452,11 +454,11 @@ def _layer_of(
     return layer
 
 
-def _layer_class(module: nn.Module) -> type[LinearLayer] | type[ConvLayer] | None:
-    """Returns the class for a module, unless its forward pass is its own."""
-    call = type(module).__call__
+def _layer_class(kind: type[nn.Module]) -> type[LinearLayer] | type[ConvLayer] | None:
+    """Returns the class for a kind of module, unless its forward pass is its own."""
+    call = kind.__call__
     if call in (nn.Dense.__call__, nn.DenseGeneral.__call__, nn.Einsum.__call__):
         return LinearLayer
-    if call is nn.Conv.__call__ and isinstance(module, nn.Conv):
+    if call is nn.Conv.__call__ and issubclass(kind, nn.Conv):
         return ConvLayer
     return None

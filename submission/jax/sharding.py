@@ -39,15 +39,17 @@ def shard_batch(batch: Any) -> Any:
 
 
 def as_trained(*trees: Any) -> tuple[Any, ...]:
-    """Returns arrays as a step returns them; restored ones are not.
+    """Returns arrays as a step returns them; new and restored ones are not.
 
-    AlgoPerf restores checkpoints with a leading axis of copies, one for each device,
-    or as plain arrays of numpy, by version. The last leaf of the first tree, a scalar
-    counter, tells.
+    A step that gets arrays of another sharding would be compiled once more. A new
+    model's are on one device. AlgoPerf restores checkpoints with a leading axis of
+    copies, one for each device, or as plain arrays of numpy, by version; the last
+    leaf of the first tree, a scalar counter, tells.
     """
     probe = jax.tree.leaves(trees[0])[-1]
-    if isinstance(probe, jax.Array) and probe.ndim == 0:
-        return trees
     if np.ndim(probe):
         trees = jax.tree.map(lambda copies: np.asarray(copies[0]), trees)
+    leaves = jax.tree.leaves(trees)
+    if all(getattr(leaf, 'sharding', None) == replicated() for leaf in leaves):
+        return trees
     return replicate(trees)
