@@ -125,7 +125,7 @@ class TinyWorkload(spec.Workload):
             augmented_and_preprocessed_input_batch['inputs'],
             training,
             dropout_rate,
-            rngs={'dropout': rng},
+            rngs={'dropout': rng} if training else {},
             mutable=['batch_stats'] if training and update_batch_norm else [],
         )
         return outputs, dict(updated) or model_state
@@ -180,27 +180,26 @@ class TinyTokenWorkload(TinyWorkload):
 class TinyGraphWorkload(TinyWorkload):
     """Classifies graphs of different sizes; the last of a batch is padding."""
 
-    n_nodes, n_edges, dim = 48, 64, 3
-
     def __init__(self):
         super().__init__(model=TinyGraphModel())
 
     def batch(self, seed=0, n=8, weighted=True):
+        n_nodes, n_edges, dim = 6 * n, 8 * n, 3
         generator = np.random.default_rng(seed)
         n_node = generator.integers(2, 6, n)
         # One graph has no edge.
         n_edge = generator.integers(1, 7, n) * (np.arange(n) != 1)
-        n_node[-1] = self.n_nodes - n_node[:-1].sum()
-        n_edge[-1] = self.n_edges - n_edge[:-1].sum()
+        n_node[-1] = n_nodes - n_node[:-1].sum()
+        n_edge[-1] = n_edges - n_edge[:-1].sum()
         first = np.repeat(n_node.cumsum() - n_node, n_edge)
         size = np.repeat(n_node, n_edge)
-        nodes = generator.standard_normal((self.n_nodes, self.dim))
+        nodes = generator.standard_normal((n_nodes, dim))
         of_node = np.repeat(np.arange(n), n_node)
         means = np.stack([nodes[of_node == i].mean(0) for i in range(n)])
         return {
             'inputs': Graphs(
                 nodes.astype(np.float32),
-                generator.standard_normal((self.n_edges, 3)).astype(np.float32),
+                generator.standard_normal((n_edges, 3)).astype(np.float32),
                 first + generator.integers(0, size),
                 first + generator.integers(0, size),
                 n_node,

@@ -1,0 +1,48 @@
+"""Trains on all devices of this process and saves the parameters.
+
+Called as `python -m tests.submission.jax.devices_run FILE`. How many devices the
+host shows is for the caller to set before JAX starts.
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+from submission.jax.naming import flatten
+
+from .tiny_workload import TinyGraphWorkload, TinyWorkload
+from .training import hyperparameters, init, train
+
+STEPS = 5
+
+
+def _point(approximation):
+    return hyperparameters(
+        approximation=approximation, statistics_interval=2, inverse_interval=2
+    )
+
+
+def main():
+    results = {'devices': np.asarray(jax.device_count())}
+    for workload in (TinyWorkload(), TinyGraphWorkload()):
+        for approximation in ('expand', 'reduce'):
+            point = _point(approximation)
+            batches = [
+                workload.batch(step, n=16, weighted=True) for step in range(STEPS)
+            ]
+            (state, steps), params, _ = train(
+                workload, point, *init(workload, point), range(STEPS), batches
+            )
+            assert steps.plain._cache_size() == steps.statistics._cache_size() == 1
+            assert int(state.kfac.counters['factor_updates']) == 4
+            name = f'{type(workload).__name__}, {approximation}'
+            for parameter, value in flatten(params).items():
+                assert len(value.sharding.device_set) == jax.device_count()
+                assert value.sharding.is_fully_replicated
+                results[f'{name}, {parameter}'] = np.asarray(value)
+    np.savez(sys.argv[1], **results)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,65 @@
+"""The state is a tree of arrays, and a run that is restored from it goes on."""
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from .tiny_workload import TinyModel, TinyWorkload
+from .training import hyperparameters, init, train
+
+STEPS, AT = 7, 3
+
+
+def _point(**changes):
+    return hyperparameters(
+        dropout_rate=0.3, statistics_interval=2, inverse_interval=3, **changes
+    )
+
+
+def _workload():
+    return TinyWorkload(model=TinyModel(batch_norm=True))
+
+
+def _assert_equal(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def _through_bytes(tree, like):
+    """As a checkpoint is written and read."""
+    encoded = flax.serialization.to_bytes(tree)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    return flax.serialization.from_bytes(zeros, encoded)
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'first_order_rule': 'grafted'},
+        {'approximation': 'expand', 'fisher_type': 'empirical'},
+        {'approximation': 'none'},
+    ],
+    ids=['reduce, grafted', 'expand', 'NAdamW'],
+)
+def test_goes_on_bit_for_bit(changes):
+    """From plain arrays, and from AlgoPerf's copies along a leading axis."""
+    workload, point = _workload(), _point(**changes)
+    (state, steps), params, model_state = init(workload, point)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    empty = jax.tree.map(np.array, (state, params, model_state))
+    found = train(workload, point, (state, steps), params, model_state, range(AT))
+    checkpoint = found[0][0], *found[1:]
+    saved = _through_bytes(checkpoint, empty)
+    _assert_equal(saved, checkpoint)
+    (state, _), params, model_state = train(workload, point, *found, range(AT, STEPS))
+    expected = jax.tree.map(np.array, (state, params, model_state))
+    for restored in (saved, jax.tree.map(lambda leaf: jnp.stack([leaf]), saved)):
+        state, params, model_state = restored
+        (state, _), params, model_state = train(
+            workload, point, (state, steps), params, model_state, range(AT, STEPS)
+        )
+        _assert_equal((state, params, model_state), expected)
+    sizes = [steps.plain._cache_size(), steps.statistics._cache_size()]
+    assert sizes == [1, int(state.kfac is not None)]
