@@ -84,7 +84,7 @@ def runner_command(harness, framework, workload, *more, **flags):
 def run(command):
     """Runs a command to its end and fails with what it printed."""
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     return done.stdout + done.stderr
