@@ -170,6 +170,30 @@ def type_2_factors(
     return {name: one.kronecker_factors(loss_terms) for name, one in sums.items()}
 
 
+class Factor(NamedTuple):
+    """What K-FAC remembers of one side of a layer."""
+
+    moving_average: jax.Array
+    averaged_weight: jax.Array
+    inverse: jax.Array
+    inverted_scale: jax.Array
+
+
+def by_layer(state):
+    """The factors of a K-FAC state, layer name to side to `Factor`."""
+    factors, layers = state.factors, {}
+    for name in factors.moving_average:
+        layer, _, side = name.rpartition('/')
+        place = factors.position(name)
+        layers.setdefault(layer, {})[side] = Factor(
+            factors.moving_average[name],
+            factors.averaged_weight[place],
+            factors.inverse[name],
+            factors.inverted_scale[place],
+        )
+    return layers
+
+
 def kron(factors):
     """A kron B for each group."""
     return np.stack([np.kron(a, b) for a, b in zip(*factors, strict=True)])

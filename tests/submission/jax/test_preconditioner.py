@@ -15,7 +15,7 @@ from submission.jax.naming import flatten, unflatten
 from submission.jax.preconditioner import KFACPreconditioner
 from submission.settings import Settings
 
-from .curvature import batch_of, double, init
+from .curvature import batch_of, by_layer, double, init
 
 pytestmark = pytest.mark.usefixtures('double_precision')
 
@@ -163,7 +163,7 @@ class TestMovingAverage:
             state = _update(preconditioner, state, history[-1])
             state = _invert(preconditioner, state)
             weights = [decay ** (seed - age) for age in range(seed + 1)]
-            for name, sides in state.factors.items():
+            for name, sides in by_layer(state).items():
                 for i, side in enumerate('ab'):
                     average = sum(
                         weight * factors[name][i]
@@ -183,7 +183,7 @@ class TestMovingAverage:
         factors = _factors(1)
         state = preconditioner.update_factors(state, _sums(factors), 4.0, 3.0)
         for name, (a, b) in factors.items():
-            sides = state.factors[name]
+            sides = by_layer(state)[name]
             np.testing.assert_allclose(sides['a'].moving_average, a, **CLOSE)
             np.testing.assert_allclose(sides['b'].moving_average, b * 9 / 4, **CLOSE)
 
@@ -194,7 +194,7 @@ class TestMovingAverage:
         state = _update(preconditioner, state, _factors(2))
         weights = {
             name: float(sides['a'].averaged_weight)
-            for name, sides in state.factors.items()
+            for name, sides in by_layer(state).items()
         }
         assert weights == {'first': 0.75, 'second': 0.5}
 
@@ -207,14 +207,16 @@ class TestBadStatistics:
         preconditioner, state, _ = _preconditioner(factor_decay=0.9)
         before = _update(preconditioner, state, _factors(1))
         factors = _factors(2)
-        factors['second'][side][0, 0, 1] = value
+        factors['second'][side][0, 0] = value
         after = _update(preconditioner, before, factors)
         for key in 'ab':
             for left, right in zip(
-                after.factors['second'][key], before.factors['second'][key], strict=True
+                by_layer(after)['second'][key],
+                by_layer(before)['second'][key],
+                strict=True,
             ):
                 np.testing.assert_array_equal(left, right)
-            first = after.factors['first'][key]
+            first = by_layer(after)['first'][key]
             assert float(first.averaged_weight) == pytest.approx(0.19)
             assert np.isfinite(first.moving_average).all()
         assert int(after.counters['skipped_statistics']) == 1
@@ -228,14 +230,14 @@ class TestBadStatistics:
         state = _invert(preconditioner, _update(preconditioner, state, factors))
         weights = {
             (name, side): float(factor.averaged_weight)
-            for name, sides in state.factors.items()
+            for name, sides in by_layer(state).items()
             for side, factor in sides.items()
         }
         assert weights.pop(('first', 'b')) == 0.0
         assert list(weights.values()) == pytest.approx([0.1] * 3)
         assert int(state.counters['skipped_statistics']) == 0
         assert int(state.counters['failed_inverses']) == 0
-        first = state.factors['first']['b']
+        first = by_layer(state)['first']['b']
         np.testing.assert_array_equal(first.inverse[0], np.eye(4))
         assert float(first.inverted_scale) == 0.0
 
@@ -267,7 +269,7 @@ class TestBadStatistics:
         for _ in range(2):
             state = step(state, params)
             reached.append(
-                {n for n, f in state.factors.items() if f['b'].inverted_scale > 0}
+                {n for n, f in by_layer(state).items() if f['b'].inverted_scale > 0}
             )
             params['second']['kernel'] += double(4, 3)
         assert reached == [{'second'}, {'first', 'second'}]
@@ -293,7 +295,7 @@ class TestFailedFactorisation:
         failed = 'ab'[side]
         for name in DIMS:
             for i, key in enumerate('ab'):
-                found, old = after.factors[name][key], before.factors[name][key]
+                found, old = by_layer(after)[name][key], by_layer(before)[name][key]
                 if (name, key) == ('second', failed):
                     np.testing.assert_array_equal(found.inverse, old.inverse)
                     assert found.inverted_scale == old.inverted_scale
@@ -309,7 +311,7 @@ class TestFailedFactorisation:
         state = _invert(preconditioner, state)
         gradients = flatten(params)
         outcome = preconditioner.precondition(state, gradients)['second/kernel']
-        inverse_b = state.factors['second']['b'].inverse[0]
+        inverse_b = by_layer(state)['second']['b'].inverse[0]
         np.testing.assert_allclose(
             outcome, gradients['second/kernel'] @ inverse_b, **CLOSE
         )

@@ -13,6 +13,7 @@ from submission.jax.naming import flatten
 from submission.settings import Settings
 from workloads_overrides import spec
 
+from .curvature import by_layer
 from .tiny_workload import (
     TinyGraphWorkload,
     TinyModel,
@@ -120,7 +121,7 @@ class TestTraining:
             reached.append(
                 {
                     n
-                    for n, f in state[0].kfac.factors.items()
+                    for n, f in by_layer(state[0].kfac).items()
                     if f['b'].inverted_scale > 0
                 }
             )
@@ -222,7 +223,7 @@ class TestFisherTypes:
         (state, _), *_ = _run(TinyWorkload(), point, 1, [batch])
         return [
             factor.moving_average
-            for sides in state.kfac.factors.values()
+            for sides in by_layer(state.kfac).values()
             for factor in sides.values()
         ]
 
@@ -269,12 +270,12 @@ class TestBadSteps:
             batches[step]['inputs'][0, 0, 0] = np.nan
         state, params, model_state = _run(workload, point, 1)
         before = _copy(params)
-        averages = _copy(state[0].kfac.factors['first']['a'].moving_average)
+        averages = _copy(by_layer(state[0].kfac)['first']['a'].moving_average)
         state, params, model_state = train(
             workload, point, state, params, model_state, [1, 2], batches
         )
         _assert_equal(params, before)
-        first = state[0].kfac.factors['first']['a']
+        first = by_layer(state[0].kfac)['first']['a']
         np.testing.assert_array_equal(first.moving_average, averages)
         assert int(state[0].first_order.skipped_steps) == 2
         assert int(state[0].kfac.counters['skipped_statistics']) > 0
@@ -307,8 +308,8 @@ def test_workload_that_is_compiled_itself():
     """What it has compiled before does not keep its layers from being found."""
     point = hyperparameters(statistics_interval=2)
     (state, _), found, _ = _run(JittedWorkload(), point, 3)
-    assert set(state.kfac.factors) == {'first', 'second', 'head'}
-    assert all(f['a'].inverted_scale > 0 for f in state.kfac.factors.values())
+    assert set(by_layer(state.kfac)) == {'first', 'second', 'head'}
+    assert all(f['a'].inverted_scale > 0 for f in by_layer(state.kfac).values())
     _, expected, _ = _run(TinyWorkload(), point, 3)
     for name, value in flatten(expected).items():
         np.testing.assert_allclose(flatten(found)[name], value, rtol=1e-3, atol=1e-5)
