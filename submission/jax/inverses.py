@@ -86,14 +86,11 @@ def damped_inverses(
     # Ones on the diagonal of the padding, which thus stays apart.
     shift = damping**0.5 + (np.arange(largest) >= sizes[:, None])
     shifts = np.eye(largest) * shift[:, None, None, :]
-    # A failed factorisation shows as not-a-number.
-    cholesky = jnp.linalg.cholesky(
-        stack / means[:, None, None, None] + shifts.astype(stack.dtype)
+    inverses = jax.lax.platform_dependent(
+        stack / means[:, None, None, None] + shifts.astype(stack.dtype),
+        cpu=_inverses_in_turn,
+        default=_inverses_at_once,
     )
-    inverse_roots = jax.lax.platform_dependent(
-        cholesky, cpu=_inverse_triangles_in_turn, default=_inverse_triangles
-    )
-    inverses = inverse_roots.swapaxes(-1, -2) @ inverse_roots
     # A negative mean eigenvalue would turn a negative definite factor into a good one.
     succeeded = jnp.isfinite(inverses).all((1, 2, 3)) & (means > 0)
     return (
@@ -110,22 +107,22 @@ def _padded(factor: jax.Array, size: int) -> jax.Array:
     return jnp.pad(factor, [(0, 0), (0, missing), (0, missing)])
 
 
-def _inverse_triangles(lower: jax.Array) -> jax.Array:
-    """Inverts lower triangular matrices `[n, groups, d, d]`."""
-    identity = jnp.eye(lower.shape[-1], dtype=lower.dtype)
-    return solve_triangular(lower, jnp.broadcast_to(identity, lower.shape), lower=True)
-
-
-def _inverse_triangles_in_turn(lower: jax.Array) -> jax.Array:
-    """Inverts lower triangular matrices `[n, groups, d, d]` one after the other.
-
-    A single one goes to LAPACK. For several at once XLA makes loops of its own on
-    CPUs, which take long to compile and, with few threads, can wait for each other
-    for ever (seen with jaxlib 0.7.0 and 0.10.2).
-    """
-    identity = jnp.eye(lower.shape[-1], dtype=lower.dtype)
-    flat = lower.reshape(-1, *lower.shape[-2:])
-    inverses = jax.lax.map(
-        lambda matrix: solve_triangular(matrix, identity, lower=True), flat
+def _inverses_at_once(matrices: jax.Array) -> jax.Array:
+    """Inverts positive definite matrices `[..., d, d]`; not numbers on failure."""
+    cholesky = jnp.linalg.cholesky(matrices)
+    identity = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
+    roots = solve_triangular(
+        cholesky, jnp.broadcast_to(identity, matrices.shape), lower=True
     )
-    return inverses.reshape(lower.shape)
+    return roots.swapaxes(-1, -2) @ roots
+
+
+def _inverses_in_turn(matrices: jax.Array) -> jax.Array:
+    """Inverts positive definite matrices `[..., d, d]` one after the other.
+
+    jaxlib's factorisations of several matrices wait, inside a thread of a pool, for
+    other threads of the same pool. With as many of them at once as there are threads
+    all wait for ever: seen with two cores, jaxlib 0.7.0 and 0.10.2.
+    """
+    flat = matrices.reshape(-1, *matrices.shape[-2:])
+    return jax.lax.map(_inverses_at_once, flat).reshape(matrices.shape)
