@@ -73,8 +73,14 @@ class JaxViT(SmallViT, jax_vit.ImagenetVitFashionMnistWorkload):
 
 @pytest.fixture(autouse=True)
 def _double_precision():
+    # Also while a model is built, for its constants.
+    torch.set_default_dtype(torch.float64)
+    # Steps are few, so that compiling them well would not pay.
+    jax.config.update('jax_disable_most_optimizations', True)
     with double_precision():
         yield
+    jax.config.update('jax_disable_most_optimizations', False)
+    torch.set_default_dtype(torch.float32)
 
 
 @functools.cache
@@ -131,9 +137,7 @@ class Pair:
                 )
         self.jax_workload.init_model_fn(jax.random.PRNGKey(0))
         self.names = [name for name, _ in self.model.named_parameters()]
-        self.params = jax.tree.map(
-            jnp.asarray, self.to_flax(self.model.state_dict())
-        )
+        self.params = jax.tree.map(jnp.asarray, self.to_flax(self.model.state_dict()))
         self.hyperparameters = {**HYPERPARAMETERS, **hyperparameters}
         self.pytorch_state = pytorch_submission.init_optimizer_state(
             self.pytorch_workload, self.model, None, self.hyperparameters, [1, 2]
@@ -286,9 +290,19 @@ def test_factors_and_preconditioned_gradients_agree(
     assert changed > 10
 
 
-@pytest.mark.parametrize('first_order_rule', ['nadamw', 'momentum', 'grafted'])
-@pytest.mark.parametrize('approximation', ['expand', 'reduce, mean inputs'])
-@pytest.mark.parametrize('workload', ['gnn', 'vit'])
+@pytest.mark.parametrize(
+    ('workload', 'approximation', 'first_order_rule'),
+    [
+        ('gnn', 'expand', 'nadamw'),
+        ('gnn', 'reduce, mean inputs', 'nadamw'),
+        ('vit', 'expand', 'nadamw'),
+        ('vit', 'reduce, mean inputs', 'nadamw'),
+        ('vit', 'expand', 'momentum'),
+        ('vit', 'reduce, mean inputs', 'grafted'),
+        pytest.param('gnn', 'reduce, mean inputs', 'momentum', marks=pytest.mark.slow),
+        pytest.param('gnn', 'expand', 'grafted', marks=pytest.mark.slow),
+    ],
+)
 def test_parameters_agree_after_training(workload, approximation, first_order_rule):
     pair = Pair(
         workload,
