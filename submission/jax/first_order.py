@@ -163,4 +163,4 @@ class FirstOrderOptimizer:
 
 
 def _joint_norm(arrays: Sequence[jax.Array]) -> jax.Array:
-    return jnp.sqrt(sum((jnp.sum(array**2) for array in arrays), jnp.zeros(())))
+    return jnp.sqrt(jnp.asarray(sum(jnp.sum(array**2) for array in arrays)))

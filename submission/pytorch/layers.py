@@ -6,13 +6,14 @@ another kind of layer, add a class and name it in `_layer_class`.
 """
 
 import collections
-import dataclasses
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from ..assignments import Assignment
 
 
 class KFACLayer:
@@ -176,16 +177,6 @@ class ConvLayer(KFACLayer):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Assignment:
-    """Who trains a parameter, and why."""
-
-    parameter_name: str
-    shape: tuple[int, ...]
-    is_kfac: bool
-    reason: str
-
-
 def assign_parameters(
     model: nn.Module, max_factor_dimension: int
 ) -> tuple[list[KFACLayer], list[Assignment]]:
@@ -270,24 +261,3 @@ def _layer_class(module: nn.Module) -> type[KFACLayer] | None:
     if forward is nn.Conv1d.forward or forward is nn.Conv2d.forward:
         return ConvLayer
     return None
-
-
-def format_assignments(assignments: Sequence[Assignment]) -> str:
-    """Formats who trains which parameter as a table."""
-    header = ('parameter', 'shape', 'trained by', 'why')
-    rows = [
-        (
-            a.parameter_name,
-            'x'.join(str(size) for size in a.shape) or 'scalar',
-            'K-FAC' if a.is_kfac else 'NAdamW',
-            a.reason,
-        )
-        for a in assignments
-    ]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(3)]
-    return '\n'.join(
-        '  '.join(
-            [*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]
-        )
-        for row in [header, *rows]
-    )

@@ -8,13 +8,14 @@ import torch
 from absl import logging
 from torch import Tensor, nn
 
+from ..assignments import log_assignments
 from ..settings import Settings
 from . import communication
 from .approximations import ExpandSums, ReduceSums
 from .capture import Capture, Sums
 from .factors import KroneckerFactor
 from .inverses import mean_eigenvalue, vanishing_eigenvalue
-from .layers import Assignment, KFACLayer, assign_parameters, format_assignments
+from .layers import KFACLayer, assign_parameters
 from .sharding import sharded_inverses, sum_over_processes
 from .weight_sharing import BatchStructure
 
@@ -47,7 +48,7 @@ class KFACPreconditioner:
             'skipped_statistics': 0,
             'failed_inverses': 0,
         }
-        _log_assignments(self.assignments)
+        log_assignments(self.assignments)
 
     def is_statistics_step(self, step: int) -> bool:
         """Whether factors are updated in this step.
@@ -290,13 +291,3 @@ def _sizes(
         )
         if is_usable
     }
-
-
-def _log_assignments(assignments: Sequence[Assignment]) -> None:
-    n_kfac = sum(assignment.is_kfac for assignment in assignments)
-    logging.info(
-        'K-FAC trains %d of %d parameters:\n%s',
-        n_kfac,
-        len(assignments),
-        format_assignments(assignments),
-    )

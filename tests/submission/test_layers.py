@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
+from submission.assignments import format_assignments
 from submission.pytorch.layers import (
     ConvLayer,
     LinearLayer,
     assign_parameters,
-    format_assignments,
 )
 
 from .curvature import double
