@@ -19,3 +19,14 @@ def test_every_hyperparameter_is_listed_with_its_default(field):
         assert float(default) == field.default
     else:
         assert default == str(field.default)
+
+
+def test_the_example_trains():
+    source = README.split('```python\n')[1].split('```')[0]
+    names = {}
+    exec(compile(source, 'README.md', 'exec'), names)
+    params, state, losses = names['params'], names['state'], []
+    for _ in range(20):
+        params, state, loss = names['statistics_step'](params, state, names['batch'])
+        losses.append(float(loss))
+    assert losses[-1] < 0.8 * losses[0]
