@@ -82,7 +82,9 @@ def init_optimizer_state(
     if settings.approximation != 'none':
         shapes = {name: p.shape for name, p in flatten(model_params).items()}
         applications = find_applications(lambda: workload.init_model_fn(rng))
-        preconditioner = KFACPreconditioner(shapes, applications, settings)
+        preconditioner = KFACPreconditioner(
+            shapes, applications, settings, on_all_devices=jax.device_count() > 1
+        )
     optimizer = FirstOrderOptimizer(settings, preconditioner)
     state = OptimizerState(
         None if preconditioner is None else preconditioner.init(model_params),

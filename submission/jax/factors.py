@@ -100,13 +100,16 @@ class KroneckerFactors(NamedTuple):
             (~finite).sum(dtype=jnp.int32),
         )
 
-    def renew_inverses(self, damping: float) -> tuple['KroneckerFactors', jax.Array]:
+    def renew_inverses(
+        self, damping: float, on_all_devices: bool = False
+    ) -> tuple['KroneckerFactors', jax.Array]:
         """Inverts the averages, those of like shape together.
 
         A factor that cannot be inverted keeps its last good inverse.
 
         Args:
           damping: Damping of a layer's block in units of its mean eigenvalue.
+          on_all_devices: Whether each device inverts a share of the factors.
 
         Returns:
           The factors, and how many with statistics could not be inverted.
@@ -118,7 +121,7 @@ class KroneckerFactors(NamedTuple):
             places = jnp.asarray([self.position(name) for name in names])
             weights = self.averaged_weight[places]
             renewed, means, succeeded = damped_inverses(
-                [self.moving_average[name] for name in names], damping
+                [self.moving_average[name] for name in names], damping, on_all_devices
             )
             renew = succeeded & (weights > 0)
             failed += ((weights > 0) & ~succeeded).sum(dtype=jnp.int32)

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from .sharding import in_shares
+
 Key = TypeVar('Key')
 
 # Up to this size an inversion costs next to nothing.
@@ -64,7 +66,7 @@ def of_like_shape(shapes: Mapping[Key, tuple[int, ...]]) -> list[list[Key]]:
 
 
 def damped_inverses(
-    factors: Sequence[jax.Array], damping: float
+    factors: Sequence[jax.Array], damping: float, on_all_devices: bool = False
 ) -> tuple[list[jax.Array], jax.Array, jax.Array]:
     """Inverts factors of like shape in units of their mean eigenvalues, by Cholesky.
 
@@ -72,6 +74,8 @@ def damped_inverses(
       factors: Symmetric positive semi-definite, each of shape `[groups, d, d]` with
         equal groups; the smaller ones are padded to the largest.
       damping: Damping of the whole block in units of its mean eigenvalue.
+      on_all_devices: Whether each device inverts a share of the factors, which then
+        have to be the same on all of them.
 
     Returns:
       The inverses of `factor / m + sqrt(damping) I`, each of its factor's shape, m
@@ -86,11 +90,8 @@ def damped_inverses(
     # Ones on the diagonal of the padding, which thus stays apart.
     shift = damping**0.5 + (np.arange(largest) >= sizes[:, None])
     shifts = np.eye(largest) * shift[:, None, None, :]
-    inverses = jax.lax.platform_dependent(
-        stack / means[:, None, None, None] + shifts.astype(stack.dtype),
-        cpu=_inverses_in_turn,
-        default=_inverses_at_once,
-    )
+    damped = stack / means[:, None, None, None] + shifts.astype(stack.dtype)
+    inverses = in_shares(_inverses, damped) if on_all_devices else _inverses(damped)
     # A negative mean eigenvalue would turn a negative definite factor into a good one.
     succeeded = jnp.isfinite(inverses).all((1, 2, 3)) & (means > 0)
     return (
@@ -107,8 +108,15 @@ def _padded(factor: jax.Array, size: int) -> jax.Array:
     return jnp.pad(factor, [(0, 0), (0, missing), (0, missing)])
 
 
-def _inverses_at_once(matrices: jax.Array) -> jax.Array:
+def _inverses(matrices: jax.Array) -> jax.Array:
     """Inverts positive definite matrices `[..., d, d]`; not numbers on failure."""
+    return jax.lax.platform_dependent(
+        matrices, cpu=_inverses_in_turn, default=_inverses_at_once
+    )
+
+
+def _inverses_at_once(matrices: jax.Array) -> jax.Array:
+    """Inverts the matrices together."""
     cholesky = jnp.linalg.cholesky(matrices)
     identity = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
     roots = solve_triangular(
@@ -118,7 +126,7 @@ def _inverses_at_once(matrices: jax.Array) -> jax.Array:
 
 
 def _inverses_in_turn(matrices: jax.Array) -> jax.Array:
-    """Inverts positive definite matrices `[..., d, d]` one after the other.
+    """Inverts the matrices one after the other.
 
     jaxlib's factorisations of several matrices wait, inside a thread of a pool, for
     other threads of the same pool. With as many of them at once as there are threads

@@ -51,6 +51,7 @@ class KFACPreconditioner:
         parameter_shapes: Mapping[str, tuple[int, ...]],
         applications: Mapping[str, Application],
         settings: Settings,
+        on_all_devices: bool = False,
     ) -> None:
         """Finds the layers and logs who trains which parameter.
 
@@ -58,8 +59,11 @@ class KFACPreconditioner:
           parameter_shapes: Parameter name, parts joined by '/', to shape.
           applications: The model's modules, from `find_applications`.
           settings: The trial's settings; `approximation` is not `none`.
+          on_all_devices: Whether the state is replicated over all devices, each of
+            which then inverts a share of the factors.
         """
         self._settings = settings
+        self._on_all_devices = on_all_devices
         self.layers, self.assignments = assign_parameters(
             parameter_shapes, applications, settings.max_factor_dimension
         )
@@ -153,7 +157,9 @@ class KFACPreconditioner:
         A factor that cannot be inverted keeps its last good inverse, and the failure
         is counted.
         """
-        factors, failed = state.factors.renew_inverses(self._settings.damping)
+        factors, failed = state.factors.renew_inverses(
+            self._settings.damping, self._on_all_devices
+        )
         return KFACState(
             factors, _counted(state.counters, inverse_updates=1, failed_inverses=failed)
         )

@@ -1,11 +1,14 @@
 """Arrays on all devices: AlgoPerf splits batches over them and copies all else."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+StackFunction = Callable[[jax.Array], jax.Array]
 
 
 @functools.cache
@@ -36,6 +39,24 @@ def shard_batch(batch: Any) -> Any:
         return split if shape and shape[0] % n_devices == 0 else replicated()
 
     return jax.device_put(batch, jax.tree.map(sharding, batch))
+
+
+def in_shares(function: StackFunction, stack: jax.Array) -> jax.Array:
+    """Applies a function to a stack `[n, ...]`, an equal share of it on each device.
+
+    Args:
+      function: Maps a stack of any length to one of the same length, member by
+        member.
+      stack: The same on all devices.
+    """
+    n_devices, n = _mesh().size, len(stack)
+    # Members that stand in where n is not a multiple; their results are dropped.
+    filled = np.arange(-(-n // n_devices) * n_devices) % n
+    split = PartitionSpec('batch')
+    shared = jax.shard_map(
+        function, mesh=_mesh(), in_specs=split, out_specs=split, check_vma=False
+    )
+    return shared(stack[filled])[:n]
 
 
 def as_trained(*trees: Any) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 
+from submission.jax import sharding
 from submission.jax.naming import flatten
 
 from .tiny_workload import TinyGraphWorkload, TinyWorkload
@@ -23,7 +24,22 @@ def _point(approximation):
     )
 
 
+def _check_shares():
+    """Each device gets an equal share, also of a number it does not divide."""
+    lengths = []
+
+    def doubled(stack):
+        lengths.append(len(stack))
+        return 2 * stack
+
+    stack = np.arange(12.0).reshape(6, 2)
+    shared = jax.jit(lambda stack: sharding.in_shares(doubled, stack))
+    np.testing.assert_array_equal(shared(sharding.replicate(stack)), 2 * stack)
+    assert set(lengths) == {-(-6 // jax.device_count())}
+
+
 def main():
+    _check_shares()
     results = {'devices': np.asarray(jax.device_count())}
     for workload in (TinyWorkload(), TinyGraphWorkload()):
         for approximation in ('expand', 'reduce'):
