@@ -1,8 +1,14 @@
 """Settings that every test shares."""
 
+import os
+
 import hypothesis
 import pytest
 import torch
+
+# Before JAX starts, here and in processes that tests start: what a test computes is
+# little, and compiling it well would take far longer.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 # The tensors here are tiny: more threads only fight over the cores.
 torch.set_num_threads(1)

@@ -81,7 +81,7 @@ def test_step_times_are_ratios_to_nadamw_of_the_same_round():
         for approximation in ('reduce', 'expand')
         for fisher in ('empirical', 'monte_carlo')
     }
-    results = step_time.measure(WORKLOAD, {name: points[name]}, rounds=2)
+    results = step_time.measure(WORKLOAD, 'pytorch', {name: points[name]}, rounds=2)
     assert list(results) == ['nadamw', name]
     assert results['nadamw']['ratios'] == [1.0, 1.0]
     assert results[name]['ratio'] == pytest.approx(

@@ -75,11 +75,8 @@ class JaxViT(SmallViT, jax_vit.ImagenetVitFashionMnistWorkload):
 def _double_precision():
     # Also while a model is built, for its constants.
     torch.set_default_dtype(torch.float64)
-    # Steps are few, so that compiling them well would not pay.
-    jax.config.update('jax_disable_most_optimizations', True)
     with double_precision():
         yield
-    jax.config.update('jax_disable_most_optimizations', False)
     torch.set_default_dtype(torch.float32)
 
 
