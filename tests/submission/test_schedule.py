@@ -25,6 +25,11 @@ def _torch_rates(peak, warmup_factor, steps):
         schedule = lr_scheduler.SequentialLR(
             optimizer, [warmup, cosine], milestones=[warmup_steps]
         )
+        if warmup_steps == 0:
+            # In torch 2.5 a sequence never leaves a first part of no steps, so its
+            # rate stays at 1e-10 of the peak; later releases leave it at once.
+            optimizer.param_groups[0]['lr'] = peak
+            schedule = cosine
         rates = []
         for _ in range(steps + 1):
             rates.append(optimizer.param_groups[0]['lr'])

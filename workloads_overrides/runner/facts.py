@@ -4,12 +4,15 @@ import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from workloads_overrides.runner.frameworks import Framework
+from workloads_overrides.runner.machine_load import machine_load
+from workloads_overrides.runner.nvidia_gpus import Gpu, nvidia_gpus
 
 # Mappings over all parameters, and not yet known before the model exists.
 _NOT_RECORDED = ('param_shapes', 'model_params_types')
@@ -17,10 +20,12 @@ _NOT_RECORDED = ('param_shapes', 'model_params_types')
 
 def meta_data(workload: Any, framework: Framework, rng_seed: int) -> dict[str, Any]:
     """Returns the content of a trial's `meta_data_<preemption>.json`."""
+    gpus = nvidia_gpus()
     return {
         **_workload_facts(workload),
+        **machine_load(gpus),
         **_software_facts(framework),
-        **_hardware_facts(framework),
+        **_hardware_facts(framework, gpus),
         'rng_seed': rng_seed,
     }
 
@@ -66,12 +71,17 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _hardware_facts(framework: Framework) -> dict[str, Any]:
-    return {
+def _hardware_facts(framework: Framework, gpus: Sequence[Gpu]) -> dict[str, Any]:
+    facts = {
         'cpu_model_name': _cpu_model_name(),
         'cpu_count': os.cpu_count(),
         **framework.device_facts(),
     }
+    if gpus:
+        facts['gpu_model_name'] = gpus[0].name
+        facts['gpu_count'] = len(gpus)
+        facts['gpu_driver'] = gpus[0].driver
+    return facts
 
 
 def _cpu_model_name() -> str:
