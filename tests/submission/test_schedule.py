@@ -16,20 +16,17 @@ def _torch_rates(peak, warmup_factor, steps):
     with warnings.catch_warnings():
         # Schedulers in a sequence are stepped as they are made.
         warnings.simplefilter('ignore')
-        warmup = lr_scheduler.LinearLR(
-            optimizer, start_factor=1e-10, end_factor=1.0, total_iters=warmup_steps
-        )
-        cosine = lr_scheduler.CosineAnnealingLR(
+        schedule = cosine = lr_scheduler.CosineAnnealingLR(
             optimizer, T_max=max(steps - warmup_steps, 1)
         )
-        schedule = lr_scheduler.SequentialLR(
-            optimizer, [warmup, cosine], milestones=[warmup_steps]
-        )
-        if warmup_steps == 0:
-            # In torch 2.5 a sequence never leaves a first part of no steps, so its
-            # rate stays at 1e-10 of the peak; later releases leave it at once.
-            optimizer.param_groups[0]['lr'] = peak
-            schedule = cosine
+        # A sequence never leaves a first part of no steps in torch 2.5.
+        if warmup_steps:
+            warmup = lr_scheduler.LinearLR(
+                optimizer, start_factor=1e-10, end_factor=1.0, total_iters=warmup_steps
+            )
+            schedule = lr_scheduler.SequentialLR(
+                optimizer, [warmup, cosine], milestones=[warmup_steps]
+            )
         rates = []
         for _ in range(steps + 1):
             rates.append(optimizer.param_groups[0]['lr'])
