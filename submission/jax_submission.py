@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from . import schedule
 from .harness import training_mode
 from .jax import labels, sharding
 from .jax.capture import find_applications
 from .jax.first_order import FirstOrderOptimizer, FirstOrderState
 from .jax.naming import flatten
 from .jax.preconditioner import KFACPreconditioner, KFACState
+from .likelihood import Likelihood, likelihood_to_sample
+from .schedule import scheduled_learning_rate
 from .settings import Settings, get_batch_size
+from .step_log import LOG_INTERVAL, log_step
 
 __all__ = [
     'data_selection',
@@ -32,7 +34,6 @@ __all__ = [
     'update_params',
 ]
 
-_LOG_INTERVAL = 100
 # Sampling labels must not shift the dropout of others, which follows the step's key.
 _LABEL_STREAM = 1
 
@@ -163,7 +164,7 @@ def _step(
             mode=training_mode(workload),
             rng=rng,
             update_batch_norm=True,
-            **_dropout(settings),
+            **settings.model_arguments(),
         )
 
     def mean_loss(outputs: Any) -> tuple[jax.Array, jax.Array]:
@@ -191,7 +192,9 @@ def _step(
         assert preconditioner is not None
         assert kfac_state is not None
         (sums,), gradient_scale = captured, loss_terms
-        likelihood = _likelihood(settings, workload, outputs, batch)
+        likelihood = likelihood_to_sample(
+            settings, workload.loss_type.name, outputs, batch
+        )
         if likelihood is not None:
             label_rng = jax.random.fold_in(rng, _LABEL_STREAM)
             _, sums = backward(
@@ -216,33 +219,8 @@ def _step(
     return state, params, model_state, {'loss': loss, 'grad_norm': norm}
 
 
-def _dropout(settings: Settings) -> dict[str, float]:
-    """Leaves the workload's own default in place where none is set."""
-    rate = settings.dropout_rate
-    return {} if rate is None else {'dropout_rate': rate}
-
-
-def _likelihood(
-    settings: Settings, workload: Any, outputs: Any, batch: Mapping[str, Any]
-) -> labels.Likelihood | None:
-    """Returns what to sample labels from, None for the training labels."""
-    if settings.fisher_type == 'empirical':
-        return None
-    loss_type_name = workload.loss_type.name
-    likelihood = labels.likelihood_of(loss_type_name, outputs, batch)
-    if likelihood is None:
-        logging.log_first_n(
-            logging.WARNING,
-            'K-FAC: no label distribution is known for a loss of type %s; using the '
-            'empirical Fisher in place of the Monte-Carlo one.',
-            1,
-            loss_type_name,
-        )
-    return likelihood
-
-
 def _sampled_gradient(
-    likelihood: labels.Likelihood,
+    likelihood: Likelihood,
     workload: Any,
     outputs: jax.Array,
     batch: Mapping[str, Any],
@@ -250,7 +228,7 @@ def _sampled_gradient(
 ) -> jax.Array:
     scale = (
         labels.squared_error_scale(workload, outputs)
-        if likelihood is labels.Likelihood.GAUSSIAN
+        if likelihood is Likelihood.GAUSSIAN
         else 1.0
     )
     return labels.sampled_output_gradient(likelihood, outputs, batch, rng, scale)
@@ -276,24 +254,19 @@ def update_params(
     settings, preconditioner = steps.settings, steps.preconditioner
     params = current_param_container
     state, params, model_state = sharding.as_trained(state, params, model_state)
-    learning_rate = schedule.learning_rate_at(
-        global_step,
-        settings.learning_rate,
-        settings.warmup_factor,
-        round(settings.step_hint_factor * workload.step_hint),
-    )
+    learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
     arguments = (params, model_state, sharding.shard_batch(batch), rng, learning_rate)
-    renew_inverses = preconditioner is not None and preconditioner.is_inverse_step(
+    renew_inverses = preconditioner is not None and settings.is_inverse_step(
         global_step
     )
-    if preconditioner is not None and preconditioner.is_statistics_step(global_step):
+    if preconditioner is not None and settings.is_statistics_step(global_step):
         updated = steps.statistics(state, *arguments, renew_inverses=renew_inverses)
     else:
         if renew_inverses:
             state = steps.inverses(state)
         updated = steps.plain(state, *arguments)
     state, params, model_state, scalars = updated
-    if global_step % _LOG_INTERVAL == 0:
+    if global_step % LOG_INTERVAL == 0:
         _log(workload, global_step, scalars, state)
     return (state, steps), params, model_state
 
@@ -309,22 +282,13 @@ def _log(
     if state.kfac is not None:
         counters.update(state.kfac.counters)
     values, counts = jax.device_get((dict(scalars), counters))
-    if workload.metrics_logger is not None:
-        workload.metrics_logger.append_scalar_metrics(
-            {
-                **{name: float(value) for name, value in values.items()},
-                **{f'kfac/{name}': int(count) for name, count in counts.items()},
-            },
-            global_step,
-        )
     failures = [n for n in ('skipped_statistics', 'failed_inverses') if counts.get(n)]
-    logging.log(
-        logging.WARNING if failures else logging.INFO,
-        '%d) loss = %.4f, grad_norm = %.4f, %s',
+    log_step(
+        workload,
         global_step,
-        values['loss'],
-        values['grad_norm'],
-        ', '.join(f'{name} = {count}' for name, count in counts.items()),
+        {name: float(value) for name, value in values.items()},
+        {name: int(count) for name, count in counts.items()},
+        logging.WARNING if failures else logging.INFO,
     )
 
 

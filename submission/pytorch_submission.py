@@ -10,16 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from absl import logging
 
-from . import schedule
 from .harness import seed_from, training_mode
+from .likelihood import Likelihood, likelihood_to_sample
 from .pytorch import communication, labels
 from .pytorch.capture import Capture
 from .pytorch.first_order import FirstOrderOptimizer
 from .pytorch.preconditioner import KFACPreconditioner
 from .pytorch.wrappers import for_statistics, unwrap
+from .schedule import scheduled_learning_rate
 from .settings import Settings, get_batch_size
+from .step_log import LOG_INTERVAL, log_step
 
 __all__ = [
     'data_selection',
@@ -28,8 +29,6 @@ __all__ = [
     'prepare_for_eval',
     'update_params',
 ]
-
-_LOG_INTERVAL = 100
 
 
 def init_optimizer_state(
@@ -78,7 +77,7 @@ def update_params(
     torch.manual_seed(seed_from(rng, 'dropout', communication.rank()))
 
     capture: Capture | None = None
-    if preconditioner is not None and preconditioner.is_statistics_step(global_step):
+    if preconditioner is not None and settings.is_statistics_step(global_step):
         capture = preconditioner.capture(batch)
         model = for_statistics(model)
 
@@ -92,7 +91,7 @@ def update_params(
                 mode=training_mode(workload),
                 rng=rng,
                 update_batch_norm=True,
-                **_dropout(settings),
+                **settings.model_arguments(),
             )
         loss_dict = workload.loss_fn(
             label_batch=batch['targets'],
@@ -109,7 +108,7 @@ def update_params(
         gradient_scale: torch.Tensor | float = loss_terms / communication.world_size()
         loss = loss_dict['summed'] / gradient_scale
         if capture is not None:
-            likelihood = _likelihood(settings, loss_type, outputs, batch)
+            likelihood = likelihood_to_sample(settings, loss_type.name, outputs, batch)
             if likelihood is None:
                 capture.watch_backward()
             else:
@@ -124,18 +123,13 @@ def update_params(
     if capture is not None:
         assert preconditioner is not None
         preconditioner.update_factors(capture, loss_terms, gradient_scale)
-    if preconditioner is not None and preconditioner.is_inverse_step(global_step):
+    if preconditioner is not None and settings.is_inverse_step(global_step):
         preconditioner.update_inverses()
 
-    learning_rate = schedule.learning_rate_at(
-        global_step,
-        settings.learning_rate,
-        settings.warmup_factor,
-        round(settings.step_hint_factor * workload.step_hint),
-    )
+    learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
     gradient_norm = optimizer.step(learning_rate)
 
-    if global_step % _LOG_INTERVAL == 0:
+    if global_step % LOG_INTERVAL == 0:
         _log(workload, global_step, loss, gradient_norm, optimizer_state)
     return optimizer_state, current_param_container, model_state
 
@@ -149,32 +143,8 @@ def _as_scalar(value: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
     return torch.full((), value, dtype=dtype, device=like.device)
 
 
-def _dropout(settings: Settings) -> dict[str, float]:
-    """Leaves the workload's own default in place where none is set."""
-    rate = settings.dropout_rate
-    return {} if rate is None else {'dropout_rate': rate}
-
-
-def _likelihood(
-    settings: Settings, loss_type: Any, outputs: Any, batch: Mapping[str, Any]
-) -> labels.Likelihood | None:
-    """Returns what to sample labels from, None for the training labels."""
-    if settings.fisher_type == 'empirical':
-        return None
-    likelihood = labels.likelihood_of(loss_type.name, outputs, batch)
-    if likelihood is None:
-        logging.log_first_n(
-            logging.WARNING,
-            'K-FAC: no label distribution is known for a loss of type %s; using the '
-            'empirical Fisher in place of the Monte-Carlo one.',
-            1,
-            loss_type.name,
-        )
-    return likelihood
-
-
 def _sampled_gradient(
-    likelihood: labels.Likelihood,
+    likelihood: Likelihood,
     workload: Any,
     outputs: torch.Tensor,
     batch: Mapping[str, Any],
@@ -182,7 +152,7 @@ def _sampled_gradient(
 ) -> torch.Tensor:
     scale = (
         labels.squared_error_scale(workload, outputs)
-        if likelihood is labels.Likelihood.GAUSSIAN
+        if likelihood is Likelihood.GAUSSIAN
         else 1.0
     )
     # A generator of its own: sampling labels must not shift the dropout of others.
@@ -203,18 +173,7 @@ def _log(
     counters = {'skipped_steps': optimizer_state['optimizer'].skipped_steps}
     if preconditioner is not None:
         counters.update(preconditioner.counters)
-    if workload.metrics_logger is not None:
-        workload.metrics_logger.append_scalar_metrics(
-            {**scalars, **{f'kfac/{name}': n for name, n in counters.items()}},
-            global_step,
-        )
-    logging.info(
-        '%d) loss = %.4f, grad_norm = %.4f, %s',
-        global_step,
-        scalars['loss'],
-        scalars['grad_norm'],
-        ', '.join(f'{name} = {n}' for name, n in counters.items()),
-    )
+    log_step(workload, global_step, scalars, counters)
 
 
 def prepare_for_eval(

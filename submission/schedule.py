@@ -2,6 +2,8 @@
 
 import math
 
+from .settings import Settings
+
 
 def learning_rate_at(
     step: int, peak: float, warmup_factor: float, schedule_steps: int
@@ -25,3 +27,19 @@ def learning_rate_at(
     decay_steps = max(schedule_steps - warmup_steps, 1)
     progress = min((step - warmup_steps) / decay_steps, 1.0)
     return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def scheduled_learning_rate(settings: Settings, step_hint: int, step: int) -> float:
+    """Returns the learning rate of a trial's step.
+
+    Args:
+      settings: The trial's settings.
+      step_hint: The workload's number of steps, in whose multiples a schedule is long.
+      step: Number of steps taken before this one.
+    """
+    return learning_rate_at(
+        step,
+        settings.learning_rate,
+        settings.warmup_factor,
+        round(settings.step_hint_factor * step_hint),
+    )

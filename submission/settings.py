@@ -174,6 +174,25 @@ class Settings:
                 )
         return cls(**given)
 
+    def is_statistics_step(self, step: int) -> bool:
+        """Whether factors are updated in this step.
+
+        The first two steps always are: a zero-initialised output layer hides all
+        curvature below it in the first.
+        """
+        return step <= 1 or step % self.statistics_interval == 0
+
+    def is_inverse_step(self, step: int) -> bool:
+        """Whether inverses are updated in this step."""
+        return step <= 1 or step % self.inverse_interval == 0
+
+    def model_arguments(self) -> dict[str, float]:
+        """Returns what a workload's `model_fn` is to be told besides its contract.
+
+        Where no dropout rate is set, the workload's own default stays in place.
+        """
+        return {} if self.dropout_rate is None else {'dropout_rate': self.dropout_rate}
+
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
     """Returns the value in its declared type, or raises naming the key."""

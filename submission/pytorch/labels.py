@@ -1,4 +1,4 @@
-"""The model's predictive distribution, and gradients of labels sampled from it.
+"""Gradients of labels sampled from the model's predictive distribution.
 
 The Fisher equals the GGN for the losses that AlgoPerf trains with, softmax and
 sigmoid cross entropy and squared error, all of them negative log-likelihoods of an
@@ -7,7 +7,6 @@ to the model's output is `mean - label`, so sampling a label gives the gradient 
 once, without calling the loss.
 """
 
-import enum
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,40 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class Likelihood(enum.Enum):
-    """What the model's output parametrises."""
-
-    CATEGORICAL = 'categorical'
-    BERNOULLI = 'independent Bernoulli'
-    GAUSSIAN = 'Gaussian'
-
-
-def likelihood_of(
-    loss_type_name: str, outputs: Any, batch: Mapping[str, Any]
-) -> Likelihood | None:
-    """Returns the likelihood behind a workload's loss, None if there is no simple one.
-
-    Args:
-      loss_type_name: Name of the workload's loss type.
-      outputs: The model's output for the batch.
-      batch: The batch.
-    """
-    if not isinstance(outputs, Tensor):
-        return None
-    if loss_type_name == 'MEAN_SQUARED_ERROR':
-        return Likelihood.GAUSSIAN
-    if loss_type_name == 'SIGMOID_CROSS_ENTROPY':
-        return Likelihood.BERNOULLI
-    if loss_type_name != 'SOFTMAX_CROSS_ENTROPY':
-        return None
-    weights = batch.get('weights')
-    if weights is not None and outputs.dim() > 1 and weights.shape == outputs.shape:
-        # A softmax has one loss for all classes together. A weight for each output
-        # means a loss for each output, whatever the loss type says: AlgoPerf's
-        # ogbg declares softmax, and its loss is a masked sigmoid cross entropy.
-        return Likelihood.BERNOULLI
-    return Likelihood.CATEGORICAL
+from ..likelihood import Likelihood
 
 
 def sampled_output_gradient(

@@ -50,18 +50,6 @@ class KFACPreconditioner:
         }
         log_assignments(self.assignments)
 
-    def is_statistics_step(self, step: int) -> bool:
-        """Whether factors are updated in this step.
-
-        The first two steps always are: a zero-initialised output layer hides all
-        curvature below it in the first.
-        """
-        return step <= 1 or step % self._settings.statistics_interval == 0
-
-    def is_inverse_step(self, step: int) -> bool:
-        """Whether inverses are updated in this step."""
-        return step <= 1 or step % self._settings.inverse_interval == 0
-
     def capture(self, batch: Mapping[str, Any]) -> Capture:
         """Returns the context in which the passes over a batch are watched."""
         structure = BatchStructure.from_batch(batch)

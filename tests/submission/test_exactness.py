@@ -17,6 +17,7 @@ from experiments.exactness import (
     make_sums,
     type_2_factors,
 )
+from submission.likelihood import Likelihood
 from submission.pytorch import labels
 from submission.pytorch.capture import Capture
 from submission.pytorch.layers import assign_parameters
@@ -619,11 +620,11 @@ TERM_WEIGHTS = torch.tensor([1.0, 0.5, 2.0, 1.0], dtype=torch.float64)
 @pytest.mark.parametrize(
     ('likelihood', 'make_loss', 'weights', 'scale'),
     [
-        (labels.Likelihood.CATEGORICAL, _categorical_loss, torch.ones(4).double(), 1.0),
-        (labels.Likelihood.CATEGORICAL, _categorical_loss, TERM_WEIGHTS, 1.0),
-        (labels.Likelihood.BERNOULLI, _bernoulli_loss, MASK, 1.0),
-        (labels.Likelihood.GAUSSIAN, _squared_error(0.5), torch.ones(4).double(), 0.5),
-        (labels.Likelihood.GAUSSIAN, _squared_error(1.7), torch.ones(4).double(), 1.7),
+        (Likelihood.CATEGORICAL, _categorical_loss, torch.ones(4).double(), 1.0),
+        (Likelihood.CATEGORICAL, _categorical_loss, TERM_WEIGHTS, 1.0),
+        (Likelihood.BERNOULLI, _bernoulli_loss, MASK, 1.0),
+        (Likelihood.GAUSSIAN, _squared_error(0.5), torch.ones(4).double(), 0.5),
+        (Likelihood.GAUSSIAN, _squared_error(1.7), torch.ones(4).double(), 1.7),
     ],
     ids=['categorical', 'weighted', 'Bernoulli, mask', 'Gaussian', 'Gaussian, scale'],
 )

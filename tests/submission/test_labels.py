@@ -4,12 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from submission.pytorch.labels import (
-    Likelihood,
-    likelihood_of,
-    sampled_output_gradient,
-    squared_error_scale,
-)
+from submission.likelihood import Likelihood, likelihood_of
+from submission.pytorch.labels import sampled_output_gradient, squared_error_scale
 from workloads_overrides import spec
 from workloads_overrides.ogbg_chembl.pytorch_workload import OgbgChemblWorkload
 

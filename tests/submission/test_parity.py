@@ -15,7 +15,7 @@ import torch
 from submission import jax_submission, pytorch_submission
 from submission.jax import labels as jax_labels
 from submission.jax import naming
-from submission.jax.labels import Likelihood as JaxLikelihood
+from submission.likelihood import Likelihood
 from submission.pytorch import labels as pytorch_labels
 from tests.workloads_overrides import flax_parameters
 from tests.workloads_overrides.double_precision import double_precision
@@ -88,7 +88,7 @@ def uniforms(shape):
 def pytorch_gradient(likelihood, outputs, batch, generator, scale=1.0):
     """Labels by comparing probabilities with fixed numbers."""
     outputs = outputs.detach()
-    if likelihood is pytorch_labels.Likelihood.BERNOULLI:
+    if likelihood is Likelihood.BERNOULLI:
         probabilities = torch.sigmoid(outputs)
         drawn = torch.from_numpy(uniforms(tuple(outputs.shape))) < probabilities
         return (probabilities - drawn.double()) * batch['weights'].double().sqrt()
@@ -99,7 +99,7 @@ def pytorch_gradient(likelihood, outputs, batch, generator, scale=1.0):
 
 
 def jax_gradient(likelihood, outputs, batch, rng, scale=1.0):
-    if likelihood is JaxLikelihood.BERNOULLI:
+    if likelihood is Likelihood.BERNOULLI:
         probabilities = jax.nn.sigmoid(outputs)
         drawn = uniforms(outputs.shape) < probabilities
         return (probabilities - drawn) * jnp.sqrt(batch['weights'].astype(jnp.float64))

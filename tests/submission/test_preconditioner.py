@@ -309,22 +309,6 @@ class TestFailedFactorisation:
         assert preconditioner.curvature_scale(layer) is None
 
 
-class TestIntervals:
-    def test_statistics(self):
-        preconditioner = KFACPreconditioner(
-            _model(), Settings(statistics_interval=4, inverse_interval=100)
-        )
-        steps = [s for s in range(14) if preconditioner.is_statistics_step(s)]
-        assert steps == [0, 1, 4, 8, 12]
-
-    def test_inverses(self):
-        preconditioner = KFACPreconditioner(
-            _model(), Settings(statistics_interval=1, inverse_interval=5)
-        )
-        steps = [s for s in range(14) if preconditioner.is_inverse_step(s)]
-        assert steps == [0, 1, 5, 10]
-
-
 def _through_file(state_dict):
     file = io.BytesIO()
     torch.save(state_dict, file)

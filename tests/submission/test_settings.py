@@ -173,3 +173,15 @@ class TestBatchSize:
     def test_runners_retry_after_a_value_error(self):
         with pytest.raises(ValueError, match="'ogbg_gelu'"):
             get_batch_size('ogbg_gelu')
+
+
+class TestIntervals:
+    def test_statistics(self):
+        settings = Settings(statistics_interval=4, inverse_interval=100)
+        steps = [s for s in range(14) if settings.is_statistics_step(s)]
+        assert steps == [0, 1, 4, 8, 12]
+
+    def test_inverses(self):
+        settings = Settings(statistics_interval=1, inverse_interval=5)
+        steps = [s for s in range(14) if settings.is_inverse_step(s)]
+        assert steps == [0, 1, 5, 10]

@@ -16,6 +16,7 @@ import optax
 import pytest
 
 from submission.jax import labels
+from submission.likelihood import Likelihood
 
 from .curvature import (
     EXACT,
@@ -465,10 +466,10 @@ TERM_WEIGHTS = np.array([1.0, 0.5, 2.0, 1.0])
 @pytest.mark.parametrize(
     ('approximation', 'likelihood', 'make_loss', 'weights', 'scale'),
     [
-        ('expand', labels.Likelihood.CATEGORICAL, _categorical_loss, TERM_WEIGHTS, 1.0),
-        ('reduce', labels.Likelihood.CATEGORICAL, _categorical_loss, TERM_WEIGHTS, 1.0),
-        ('reduce', labels.Likelihood.BERNOULLI, _bernoulli_loss, MASK, 1.0),
-        ('expand', labels.Likelihood.GAUSSIAN, _squared_error, np.ones(4), 1.7),
+        ('expand', Likelihood.CATEGORICAL, _categorical_loss, TERM_WEIGHTS, 1.0),
+        ('reduce', Likelihood.CATEGORICAL, _categorical_loss, TERM_WEIGHTS, 1.0),
+        ('reduce', Likelihood.BERNOULLI, _bernoulli_loss, MASK, 1.0),
+        ('expand', Likelihood.GAUSSIAN, _squared_error, np.ones(4), 1.7),
     ],
     ids=['categorical, expand', 'categorical, reduce', 'Bernoulli', 'Gaussian'],
 )

@@ -6,12 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from submission.jax.labels import (
-    Likelihood,
-    likelihood_of,
-    sampled_output_gradient,
-    squared_error_scale,
-)
+from submission.jax.labels import sampled_output_gradient, squared_error_scale
+from submission.likelihood import Likelihood, likelihood_of
 from workloads_overrides import spec
 
 from .curvature import double

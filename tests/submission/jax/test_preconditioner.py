@@ -320,20 +320,6 @@ class TestFailedFactorisation:
         assert float(preconditioner.curvature_scale(state, layer)) == 0.0
 
 
-class TestIntervals:
-    def test_statistics(self):
-        preconditioner, *_ = _preconditioner(
-            statistics_interval=4, inverse_interval=100
-        )
-        steps = [s for s in range(14) if preconditioner.is_statistics_step(s)]
-        assert steps == [0, 1, 4, 8, 12]
-
-    def test_inverses(self):
-        preconditioner, *_ = _preconditioner(statistics_interval=1, inverse_interval=5)
-        steps = [s for s in range(14) if preconditioner.is_inverse_step(s)]
-        assert steps == [0, 1, 5, 10]
-
-
 class TestOptax:
     """The preconditioner as a gradient transformation."""
 
