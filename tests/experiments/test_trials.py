@@ -1,8 +1,6 @@
 import json
 
-import pytest
-
-from experiments import step_time, trials, tune
+from experiments import trials, tune
 
 WORKLOAD = 'imagenet_vit_fashion_mnist'
 POINT = {
@@ -71,20 +69,3 @@ def test_compilation_adds_up_to_each_evaluation():
 def test_schedule_length_follows_the_step_hint():
     trial = trials.Trial('test', WORKLOAD, 'pytorch', POINT, 0)
     assert trials.schedule_steps(trial) == 3
-
-
-def test_step_times_are_ratios_to_nadamw_of_the_same_round():
-    points = step_time.variants([2])
-    name = 'reduce, monte_carlo, every 2'
-    assert set(points) == {
-        f'{approximation}, {fisher}, every 2'
-        for approximation in ('reduce', 'expand')
-        for fisher in ('empirical', 'monte_carlo')
-    }
-    results = step_time.measure(WORKLOAD, 'pytorch', {name: points[name]}, rounds=2)
-    assert list(results) == ['nadamw', name]
-    assert results['nadamw']['ratios'] == [1.0, 1.0]
-    assert results[name]['ratio'] == pytest.approx(
-        sum(results[name]['ratios']) / 2, abs=2e-3
-    )
-    assert results[name]['milliseconds'] > 0

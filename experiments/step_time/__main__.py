@@ -1,0 +1,156 @@
+r"""Measures the time of a K-FAC step in units of a NAdamW step, and where it goes.
+
+Example::
+
+    python -m experiments.step_time --workload=ogbg_chembl --framework=jax
+
+Prints tables of seconds a step by statistics interval, of where they go, and of peak
+memory, and writes them with all rounds to
+`experiments/results/step_time/<workload>_<framework>.json`, with plots beside it. Each
+part is written as it comes: a run that is killed loses at most the part under way, and
+the same command goes on with what is missing. The larger workloads need a smaller
+batch and fewer rounds on a CPU. How cost grows with size is measured by
+`python -m experiments.step_time.scaling`.
+"""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from experiments import trials
+from experiments.step_time import breakdown, intervals, memory, plots, tables
+from experiments.step_time.results import Results
+from experiments.step_time.runs import Run, default_batch_size, start_all
+from experiments.step_time.variants import points
+from workloads_overrides import registry
+from workloads_overrides.runner import frameworks
+
+
+def measure_all(
+    workload_name: str,
+    framework_name: str,
+    batch_size: int,
+    rounds: int,
+    num_threads: int | None,
+    results: Results,
+) -> None:
+    """Measures what the results lack.
+
+    Args:
+      workload_name: Name of the workload.
+      framework_name: `'pytorch'` or `'jax'`.
+      batch_size: Examples in a batch.
+      rounds: Rounds of the interval times, and steps of each kind for the parts.
+      num_threads: Threads within an operation; None leaves the framework's choice.
+      results: Where the results are and go.
+    """
+
+    # Only made if a part is missing that needs them: in JAX they compile.
+    @functools.cache
+    def runs() -> dict[str, Run]:
+        workload = registry.load_workload(workload_name, framework_name)
+        return start_all(workload, framework_name, points(), batch_size)
+
+    def steps() -> dict[str, Any]:
+        seconds = intervals.measure(runs(), rounds)
+        return {
+            'summary': intervals.summarise(seconds),
+            'compilation_seconds': {
+                name: {str(step): value for step, value in run.compilation.items()}
+                for name, run in runs().items()
+            },
+            'seconds': seconds,
+        }
+
+    results.ensure('steps', steps)
+    results.ensure(
+        'breakdown', lambda: breakdown.measure(framework_name, runs(), rounds)
+    )
+    for method in points():
+        results.ensure(
+            f'memory, {method}',
+            functools.partial(
+                memory.measure,
+                workload_name,
+                framework_name,
+                method,
+                batch_size,
+                num_threads,
+            ),
+        )
+
+
+def report(results: Results, title: str) -> str:
+    """Draws the plots and returns the tables."""
+    parts, path = results.parts, results.path
+    summary = parts['steps']['summary']
+    plots.plot_intervals(summary, title, path.with_name(f'{path.stem}_intervals.png'))
+    plots.plot_breakdown(
+        parts['breakdown'], title, path.with_name(f'{path.stem}_breakdown.png')
+    )
+    peaks = {method: parts[f'memory, {method}'] for method in points()}
+    return '\n\n'.join(
+        [
+            tables.of_steps(summary, parts['steps']['compilation_seconds']),
+            tables.of_breakdown(parts['breakdown']),
+            tables.of_memory(peaks),
+        ]
+    )
+
+
+def define_flags() -> None:
+    """Defines the flags; several modules here have flags of the same names."""
+    flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+    flags.DEFINE_enum(
+        'framework', 'pytorch', ['pytorch', 'jax'], 'Framework to train in.'
+    )
+    flags.DEFINE_integer(
+        'rounds', 12, 'Rounds that count, and steps of each kind for the parts.'
+    )
+    flags.DEFINE_integer(
+        'batch_size', None, "Examples in a batch; the submission's if not given."
+    )
+    flags.DEFINE_integer(
+        'num_threads', None, "Threads; the framework's choice if not given."
+    )
+    flags.DEFINE_string(
+        'output_dir', 'experiments/results/step_time', 'Where results go.'
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, prints the tables, and draws the plots."""
+    del argv
+    # The submission says for each run who trains which parameter.
+    logging.set_verbosity(logging.WARNING)
+    values: Any = flags.FLAGS
+    workload_name, framework_name = values.workload, values.framework
+    if values.num_threads is not None:
+        frameworks.load(framework_name).set_num_threads(values.num_threads)
+    batch_size = values.batch_size or default_batch_size(workload_name)
+    path = pathlib.Path(values.output_dir) / f'{workload_name}_{framework_name}.json'
+    conditions = {
+        'machine': trials.machine(framework_name),
+        'batch_size': batch_size,
+        'rounds': values.rounds,
+    }
+    results = Results.open(path, conditions)
+    measure_all(
+        workload_name,
+        framework_name,
+        batch_size,
+        values.rounds,
+        values.num_threads,
+        results,
+    )
+    title = f'{workload_name}, {framework_name}, batch of {batch_size}'
+    print(report(results, title))
+    print(f'\nWritten to {path}')
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)

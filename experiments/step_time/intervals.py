@@ -1,0 +1,108 @@
+"""Seconds a step by statistics interval, each variant in turn with NAdamW.
+
+A round gives every K-FAC variant an interval of 10 (one statistics step, nine plain
+ones) and some statistics steps in a row, which is what an interval of 1 trains, with
+steps of NAdamW before and after. Intervals 1 and 10 are measured that way; an interval
+of 50 is derived from the two kinds of step of the same round. Ratios are taken round
+by round against NAdamW's steps next to the variant's, which cancels the drift of a
+shared machine.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import trange
+
+from experiments.step_time.runs import Run
+from experiments.step_time.variants import INTERVAL, NADAMW
+
+DERIVED_INTERVAL = 50
+_STATISTICS_STEPS = 3
+_NADAMW_STEPS = 3
+
+Rounds = dict[str, dict[str, list[float]]]
+
+
+def measure(runs: Mapping[str, Run], rounds: int) -> Rounds:
+    """Times the variants.
+
+    Args:
+      runs: Runs by name, that of NAdamW among them.
+      rounds: Number of rounds.
+
+    Returns:
+      K-FAC variant to the mean seconds in each round of: `nadamw` (its steps before
+      and after), `plain`, `statistics`, `every 1` and `every 10`.
+    """
+    for run in runs.values():
+        run.warm_up()
+    nadamw = runs[NADAMW]
+    variants = {name: run for name, run in runs.items() if name != NADAMW}
+    seconds: Rounds = {name: {} for name in variants}
+    for _ in trange(rounds, unit='round'):
+        before = _nadamw_steps(nadamw)
+        for name, run in variants.items():
+            statistics = run.take('statistics')
+            plain = [run.take('plain') for _ in range(INTERVAL - 1)]
+            in_a_row = [run.take('statistics') for _ in range(_STATISTICS_STEPS)]
+            after = _nadamw_steps(nadamw)
+            now = {
+                NADAMW: before + after,
+                'plain': plain,
+                'statistics': [statistics],
+                'every 1': in_a_row,
+                f'every {INTERVAL}': [statistics, *plain],
+            }
+            for column, values in now.items():
+                mean = round(float(np.mean(values)), 6)
+                seconds[name].setdefault(column, []).append(mean)
+            before = after
+    return seconds
+
+
+def _nadamw_steps(run: Run) -> list[float]:
+    return [run.take('plain') for _ in range(_NADAMW_STEPS)]
+
+
+def summarise(seconds: Rounds) -> dict[str, Any]:
+    """Returns milliseconds and ratios to NAdamW, median and quartiles over rounds.
+
+    Args:
+      seconds: What `measure` returned.
+
+    Returns:
+      Variant to kind of step or interval to `milliseconds`, `milliseconds_quartiles`,
+      `ratio`, `ratio_quartiles` and `derived` (whether from other times).
+    """
+    everything = [v for columns in seconds.values() for v in columns[NADAMW]]
+    summary = {NADAMW: {'plain': _spread(everything, [1.0], derived=False)}}
+    for name, columns in seconds.items():
+        reference = np.array(columns[NADAMW])
+        summary[name] = {
+            column: _spread(values, np.array(values) / reference, derived=False)
+            for column, values in columns.items()
+            if column != NADAMW
+        }
+        plain, statistics = (np.array(columns[c]) for c in ('plain', 'statistics'))
+        longer = plain + (statistics - plain) / DERIVED_INTERVAL
+        summary[name][f'every {DERIVED_INTERVAL}'] = _spread(
+            longer, longer / reference, derived=True
+        )
+    return summary
+
+
+def _spread(
+    seconds: Sequence[float] | np.ndarray,
+    ratios: Sequence[float] | np.ndarray,
+    derived: bool,
+) -> dict[str, Any]:
+    quarters = [0.25, 0.75]
+    milliseconds = 1e3 * np.asarray(seconds)
+    return {
+        'milliseconds': round(float(np.median(milliseconds)), 2),
+        'milliseconds_quartiles': np.quantile(milliseconds, quarters).round(2).tolist(),
+        'ratio': round(float(np.median(ratios)), 3),
+        'ratio_quartiles': np.quantile(ratios, quarters).round(3).tolist(),
+        'derived': derived,
+    }

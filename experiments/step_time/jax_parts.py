@@ -1,0 +1,232 @@
+"""The parts of a step in JAX, by compiling them one by one.
+
+A compiled step has no parts to time, so each is compiled by itself from the
+submission's own functions. Three kinds of passes are: forward and backward alone;
+the same while factor sums are taken from the gradients of the training loss; and with
+a second backward pass from sampled labels, from which the sums are taken instead. The
+second minus the first is what the sums cost, the third minus the second what the extra
+backward pass costs. The moving averages of the factors count as factors.
+
+What a whole step takes beyond the parts is the rest: the Python around it and the
+call of the compiled function, less what the compiler saves when it sees all parts
+together. It can be negative.
+"""
+
+import collections
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from experiments.step_time.runs import Run
+from experiments.step_time.variants import NADAMW
+from submission.harness import training_mode
+from submission.jax import labels, sharding
+from submission.jax.first_order import FirstOrderOptimizer
+from submission.jax.naming import flatten
+from submission.jax.preconditioner import KFACPreconditioner
+from submission.likelihood import likelihood_to_sample
+
+Labels = Literal['none', 'empirical', 'monte_carlo']
+Stages = dict[str, Callable[[], Any]]
+
+# A few steps move a head that starts at zero, below which there is no curvature.
+_FIRST_STEPS = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Passes:
+    """Forward and backward pass of a run, with what a statistics step adds.
+
+    Attributes:
+      run: The run whose model and settings are used.
+      preconditioner: The run's preconditioner; None watches nothing.
+      labels: Whose gradients the factor sums are taken from.
+    """
+
+    run: Run
+    preconditioner: KFACPreconditioner | None
+    labels: Labels
+
+    def __call__(self, params: Any, batch: Any, rng: jax.Array) -> tuple[Any, Any, Any]:
+        """Returns gradients, factor sums (None without) and the number of terms."""
+        workload, settings = self.run.workload, self.run.settings
+        model_state = self.run.state[2]
+
+        def forward(params: Any) -> tuple[Any, Any]:
+            return workload.model_fn(
+                params=params,
+                augmented_and_preprocessed_input_batch=batch,
+                model_state=model_state,
+                mode=training_mode(workload),
+                rng=rng,
+                update_batch_norm=True,
+                **settings.model_arguments(),
+            )
+
+        def mean_loss(outputs: Any) -> tuple[jax.Array, jax.Array]:
+            loss = workload.loss_fn(
+                label_batch=batch['targets'],
+                logits_batch=outputs,
+                mask_batch=batch.get('weights'),
+                label_smoothing=settings.label_smoothing,
+            )
+            terms = jnp.asarray(loss['n_valid_examples'], loss['summed'].dtype)
+            return loss['summed'] / terms, terms
+
+        if self.labels == 'none':
+            outputs, backward, _ = jax.vjp(forward, params, has_aux=True)
+        else:
+            assert self.preconditioner is not None
+            capture = self.preconditioner.capture(batch)
+            outputs, backward, _ = capture.vjp(forward, params)
+        output_gradient, terms = jax.grad(mean_loss, has_aux=True)(outputs)
+        if self.labels == 'none':
+            return backward(output_gradient)[0], None, terms
+        gradients, sums = backward(output_gradient)
+        if self.labels == 'monte_carlo':
+            loss_type = workload.loss_type.name
+            likelihood = likelihood_to_sample(settings, loss_type, outputs, batch)
+            assert likelihood is not None, 'The loss has no labels to sample.'
+            sampled = labels.sampled_output_gradient(
+                likelihood, outputs, batch, rng, 1.0
+            )
+            _, sums = backward(sampled)
+        return gradients, sums, terms
+
+
+def _stages_without_kfac(run: Run) -> tuple[Stages, tuple[Any, Any, Any]]:
+    """Returns the parts of NAdamW's step, and parameters, batch and gradients."""
+    batch, key = sharding.shard_batch(next(run.queue)), run.key
+    # Copies: a step takes over the arrays of the run.
+    params = jax.tree.map(jnp.copy, run.state[1])
+    optimizer = FirstOrderOptimizer(
+        dataclasses.replace(run.settings, approximation='none'), None
+    )
+    passes = jax.jit(_Passes(run, None, 'none'))
+    first_order = jax.jit(
+        lambda params, gradients, state: optimizer.step(
+            params, gradients, state, None, 1e-3
+        )
+    )
+    moments = optimizer.init(params)
+    for _ in range(_FIRST_STEPS):
+        gradients, *_ = passes(params, batch, key)
+        params, moments, _ = first_order(params, gradients, moments)
+    stages: Stages = {
+        'passes': lambda: passes(params, batch, key),
+        'first-order rule': lambda: first_order(params, gradients, moments),
+    }
+    return stages, (params, batch, gradients)
+
+
+def _stages_of_kfac(
+    run: Run, params: Any, batch: Any, gradients: Any, with_factor_work: bool
+) -> Stages:
+    """Returns the parts that K-FAC adds to a step.
+
+    Args:
+      run: A run with K-FAC.
+      params: The parameters.
+      batch: The batch.
+      gradients: Gradients of the parameters.
+      with_factor_work: Whether also what works on factors alone, which is the same
+        for all approximations.
+    """
+    preconditioner = run.state[0][1].preconditioner
+    stages: Stages = {}
+    for kind in ('empirical', 'monte_carlo'):
+        passes = jax.jit(_Passes(_sampling(run), preconditioner, kind))
+        stages[f'passes, {kind}'] = functools.partial(passes, params, batch, run.key)
+    if not with_factor_work:
+        return stages
+    _, sums, terms = stages['passes, monte_carlo']()
+    update = jax.jit(preconditioner.update_factors)
+    invert = jax.jit(preconditioner.update_inverses)
+    precondition = jax.jit(preconditioner.precondition)
+    empty = preconditioner.init(params)
+    filled = update(empty, sums, terms, 1.0)
+    inverted = invert(filled)
+    named = flatten(gradients)
+    return {
+        **stages,
+        'averages': lambda: update(filled, sums, terms, 1.0),
+        'inverses': lambda: invert(filled),
+        'preconditioning': lambda: precondition(inverted, named),
+    }
+
+
+def _sampling(run: Run) -> Run:
+    """Returns the run with settings that sample labels, whatever its own are."""
+    settings = dataclasses.replace(run.settings, fisher_type='monte_carlo')
+    return dataclasses.replace(run, settings=settings)
+
+
+def _median_seconds(stages: Stages, rounds: int) -> dict[str, float]:
+    seconds: dict[str, list[float]] = collections.defaultdict(list)
+    for stage in stages.values():
+        jax.block_until_ready(stage())  # Compiles.
+    for _ in range(rounds):
+        for name, stage in stages.items():
+            start = time.perf_counter()
+            jax.block_until_ready(stage())
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure(
+    runs: Mapping[str, Run], rounds: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Times the parts in turn.
+
+    Args:
+      runs: Runs by name, that of NAdamW among them.
+      rounds: How often each part is timed.
+
+    Returns:
+      Run to kind of step to part to median seconds.
+    """
+    common, (params, batch, gradients) = _stages_without_kfac(runs[NADAMW])
+    stages = dict(common)
+    seen: set[str] = set()
+    for run in runs.values():
+        approximation = run.settings.approximation
+        if approximation == 'none' or approximation in seen:
+            continue
+        own = _stages_of_kfac(run, params, batch, gradients, not seen)
+        seen.add(approximation)
+        for name, stage in own.items():
+            suffix = f', {approximation}' if name.startswith('passes') else ''
+            stages[name + suffix] = stage
+    seconds = _median_seconds(stages, rounds)
+    return {name: _parts(run, seconds) for name, run in runs.items()}
+
+
+def _parts(run: Run, seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Returns kind of step to part to seconds, from those of the stages."""
+    passes = seconds['passes']
+    nadamw = {
+        'forward and backward': passes,
+        'first-order rule': seconds['first-order rule'],
+    }
+    settings = run.settings
+    if settings.approximation == 'none':
+        return {'plain': nadamw}
+    plain = {**nadamw, 'preconditioning': seconds['preconditioning']}
+    watched = seconds[f'passes, empirical, {settings.approximation}']
+    sampled = seconds[f'passes, monte_carlo, {settings.approximation}']
+    is_sampled = settings.fisher_type == 'monte_carlo'
+    return {
+        'statistics': {
+            **plain,
+            'extra backward': sampled - watched if is_sampled else 0.0,
+            'factors': watched - passes + seconds['averages'],
+            'inverses': seconds['inverses'],
+        },
+        'plain': plain,
+    }

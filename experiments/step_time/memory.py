@@ -1,0 +1,127 @@
+r"""Peak memory of training by each method, each in a process of its own.
+
+What is reported is resident memory of the process on the host (`VmHWM` in Linux's
+`/proc`): its peak over a few steps of each kind, and that peak less what was resident
+before the first step, with the data, the model and the optimiser's state in place. The
+peak is set back before the steps, and in JAX once more after compilation. `getrusage`
+gives the same peak, but a process inherits it from the one that started it, and cannot
+set it back. Memory of a GPU is not in it.
+"""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+from absl import app, flags, logging
+
+from experiments.step_time.runs import Run, StepKind
+from experiments.step_time.variants import points
+from workloads_overrides import registry
+from workloads_overrides.runner import frameworks
+
+_STATUS = pathlib.Path('/proc/self/status')
+_CLEAR_REFS = pathlib.Path('/proc/self/clear_refs')
+_STEPS: tuple[StepKind, ...] = ('statistics', 'plain') * 3
+
+
+def peak_bytes() -> int:
+    """Returns the peak of this process's resident memory since it was set back."""
+    found = re.search(r'^VmHWM:\s*(\d+) kB$', _STATUS.read_text(), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def set_peak_back() -> None:
+    """Makes what is resident now the peak."""
+    _CLEAR_REFS.write_text('5')
+
+
+def measure_here(
+    workload_name: str, framework_name: str, method: str, batch_size: int
+) -> dict[str, float]:
+    """Trains a few steps in this process.
+
+    Returns:
+      MiB resident before the first step, the peak, and the peak's excess over it.
+    """
+    workload = registry.load_workload(workload_name, framework_name)
+    run = Run.start(workload, framework_name, points()[method], batch_size)
+    before = psutil.Process().memory_info().rss
+    set_peak_back()
+    if framework_name == 'jax':
+        run.warm_up()
+        set_peak_back()
+    for kind in _STEPS:
+        run.take(kind)
+    peak = peak_bytes()
+    values = {'before': before, 'peak': peak, 'added': peak - before}
+    return {f'{name}_mib': round(value / 2**20, 1) for name, value in values.items()}
+
+
+def measure(
+    workload_name: str,
+    framework_name: str,
+    method: str,
+    batch_size: int,
+    num_threads: int | None,
+) -> dict[str, float]:
+    """Does so in a process of its own.
+
+    Args:
+      workload_name: Name of the workload.
+      framework_name: `'pytorch'` or `'jax'`.
+      method: A name in `variants.points`.
+      batch_size: Examples in a batch.
+      num_threads: Threads within an operation; None leaves the framework's choice.
+
+    Returns:
+      What `measure_here` returns there.
+    """
+    command = [
+        sys.executable,
+        '-m',
+        __name__,
+        f'--workload={workload_name}',
+        f'--framework={framework_name}',
+        f'--method={method}',
+        f'--batch_size={batch_size}',
+    ]
+    if num_threads is not None:
+        command.append(f'--num_threads={num_threads}')
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, float] = json.loads(output.stdout.splitlines()[-1])
+    return result
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string('workload', None, 'Name of the workload.', required=True)
+    flags.DEFINE_enum(
+        'framework', None, ['pytorch', 'jax'], 'Framework to train in.', required=True
+    )
+    flags.DEFINE_string('method', None, 'Name of the method.', required=True)
+    flags.DEFINE_integer('batch_size', None, 'Examples in a batch.', required=True)
+    flags.DEFINE_integer('num_threads', None, 'Threads within an operation.')
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the result as JSON."""
+    del argv
+    # The submission says for each run who trains which parameter.
+    logging.set_verbosity(logging.WARNING)
+    values: Any = flags.FLAGS
+    if values.num_threads is not None:
+        frameworks.load(values.framework).set_num_threads(values.num_threads)
+    result = measure_here(
+        values.workload, values.framework, values.method, values.batch_size
+    )
+    print(json.dumps(result))
+
+
+if __name__ == '__main__':
+    _define_flags()
+    app.run(main)
