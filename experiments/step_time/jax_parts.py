@@ -34,6 +34,7 @@ from submission.likelihood import likelihood_to_sample
 
 Labels = Literal['none', 'empirical', 'monte_carlo']
 Stages = dict[str, Callable[[], Any]]
+Timers = dict[str, Callable[[], float]]
 
 # A few steps move a head that starts at zero, below which there is no curvature.
 _FIRST_STEPS = 3
@@ -167,32 +168,37 @@ def _sampling(run: Run) -> Run:
     return dataclasses.replace(run, settings=settings)
 
 
-def _median_seconds(stages: Stages, rounds: int) -> dict[str, float]:
+def _timed(stage: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(stage())
+    return time.perf_counter() - start
+
+
+def _median_seconds(timers: Timers, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = collections.defaultdict(list)
-    for stage in stages.values():
-        jax.block_until_ready(stage())  # Compiles.
-    for _ in range(rounds):
-        for name, stage in stages.items():
-            start = time.perf_counter()
-            jax.block_until_ready(stage())
-            seconds[name].append(time.perf_counter() - start)
+    for number in range(rounds + 1):
+        for name, timer in timers.items():
+            taken = timer()
+            # The first round compiles.
+            if number > 0:
+                seconds[name].append(taken)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def measure(
-    runs: Mapping[str, Run], rounds: int
+    runs: Mapping[str, Run], rounds: int, with_rest: bool
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Times the parts in turn.
 
     Args:
       runs: Runs by name, that of NAdamW among them.
       rounds: How often each part is timed.
+      with_rest: Whether to time whole steps too, for the rest.
 
     Returns:
       Run to kind of step to part to median seconds.
     """
-    common, (params, batch, gradients) = _stages_without_kfac(runs[NADAMW])
-    stages = dict(common)
+    stages, (params, batch, gradients) = _stages_without_kfac(runs[NADAMW])
     seen: set[str] = set()
     for run in runs.values():
         approximation = run.settings.approximation
@@ -203,8 +209,21 @@ def measure(
         for name, stage in own.items():
             suffix = f', {approximation}' if name.startswith('passes') else ''
             stages[name + suffix] = stage
-    seconds = _median_seconds(stages, rounds)
-    return {name: _parts(run, seconds) for name, run in runs.items()}
+    timers: Timers = {
+        name: functools.partial(_timed, stage) for name, stage in stages.items()
+    }
+    steps: Timers = {}
+    if with_rest:
+        for name, run in runs.items():
+            for kind in run.kinds:
+                steps[f'{name}, {kind}'] = functools.partial(run.take, kind)
+    seconds = _median_seconds({**timers, **steps}, rounds)
+    measured = {name: _parts(run, seconds) for name, run in runs.items()}
+    if with_rest:
+        for name, kinds in measured.items():
+            for title, parts in kinds.items():
+                parts['rest'] = seconds[f'{name}, {title}'] - sum(parts.values())
+    return measured
 
 
 def _parts(run: Run, seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -1,11 +1,12 @@
 r"""Peak memory of training by each method, each in a process of its own.
 
 What is reported is resident memory of the process on the host (`VmHWM` in Linux's
-`/proc`): its peak over a few steps of each kind, and that peak less what was resident
-before the first step, with the data, the model and the optimiser's state in place. The
-peak is set back before the steps, and in JAX once more after compilation. `getrusage`
-gives the same peak, but a process inherits it from the one that started it, and cannot
-set it back. Memory of a GPU is not in it.
+`/proc`): its peak over a few statistics steps (plain ones without K-FAC), which do all
+that others do, and that peak less what was resident before the first step, with the
+data, the model and the optimiser's state in place. The peak is set back before the
+steps, and in JAX once more after compilation. `getrusage` gives the same peak, but a
+process inherits it from the one that started it, and cannot set it back. Memory of a
+GPU is not in it.
 """
 
 import json
@@ -19,14 +20,14 @@ from typing import Any
 import psutil
 from absl import app, flags, logging
 
-from experiments.step_time.runs import Run, StepKind
+from experiments.step_time.runs import Run
 from experiments.step_time.variants import points
 from workloads_overrides import registry
 from workloads_overrides.runner import frameworks
 
 _STATUS = pathlib.Path('/proc/self/status')
 _CLEAR_REFS = pathlib.Path('/proc/self/clear_refs')
-_STEPS: tuple[StepKind, ...] = ('statistics', 'plain') * 3
+_STEPS = 4
 
 
 def peak_bytes() -> int:
@@ -54,10 +55,10 @@ def measure_here(
     before = psutil.Process().memory_info().rss
     set_peak_back()
     if framework_name == 'jax':
-        run.warm_up()
+        run.take('statistics')
         set_peak_back()
-    for kind in _STEPS:
-        run.take(kind)
+    for _ in range(_STEPS):
+        run.take('statistics')
     peak = peak_bytes()
     values = {'before': before, 'peak': peak, 'added': peak - before}
     return {f'{name}_mib': round(value / 2**20, 1) for name, value in values.items()}

@@ -102,25 +102,26 @@ class _Stopwatch:
 
 
 def measure(
-    runs: Mapping[str, Run], rounds: int
+    runs: Mapping[str, Run], rounds: int, with_rest: bool
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Times the parts, the runs in turn.
 
     Args:
       runs: Runs by name, warmed up.
       rounds: Steps of each kind.
+      with_rest: Not used: whole steps are timed in any case.
 
     Returns:
       Run to kind of step to part to median seconds; `rest` is the time of a step
       outside all parts.
     """
+    del with_rest
     laps: dict[str, dict[str, list[dict[str, float]]]] = {
         name: collections.defaultdict(list) for name in runs
     }
     for _ in range(rounds):
         for name, run in runs.items():
-            is_kfac = run.settings.approximation != 'none'
-            for kind in ('statistics', 'plain') if is_kfac else ('plain',):
+            for kind in run.kinds:
                 stopwatch = _Stopwatch(run)
                 with stopwatch.watching():
                     run.take(kind)

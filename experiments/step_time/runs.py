@@ -89,6 +89,13 @@ class Run:
             clock,
         )
 
+    @property
+    def kinds(self) -> tuple[StepKind, ...]:
+        """The kinds of step that the run has."""
+        if self.settings.approximation == 'none':
+            return ('plain',)
+        return ('statistics', 'plain')
+
     def take(self, kind: StepKind) -> float:
         """Takes a step and returns its seconds, without its batch and compilation.
 
@@ -100,10 +107,10 @@ class Run:
           kind: Whether the factors and their inverses are renewed; without K-FAC
             all steps are plain.
         """
-        while self.settings.approximation != 'none' and (
-            self.settings.is_statistics_step(self.step) != (kind == 'statistics')
-        ):
-            self.step += 1
+        if len(self.kinds) > 1:
+            is_statistics = self.settings.is_statistics_step
+            while is_statistics(self.step) != (kind == 'statistics'):
+                self.step += 1
         batch = next(self.queue)
         key = self.framework.fold_in(self.key, self.step)
         optimizer_state, params, model_state = self.state

@@ -90,7 +90,7 @@ def part_seconds(framework_name: str, size: Size, rounds: int) -> dict[str, floa
         # The parts are those of real steps; in JAX they need none.
         for run in runs.values():
             run.warm_up()
-    measured = breakdown.parts(framework_name, runs, rounds)
+    measured = breakdown.parts(framework_name, runs, rounds, with_rest=False)
     by_approximation = {a: measured[name]['statistics'] for a, name in names.items()}
     any_of_them = by_approximation[APPROXIMATIONS[0]]
     common = {
