@@ -33,7 +33,7 @@ class BaseOgbgChemblWorkload(spec.Workload):
     num_eval_train_examples = 1_024
     num_validation_examples = 3_563
     num_test_examples = 3_564
-    eval_batch_size = 1024
+    eval_batch_size = 128
     max_allowed_runtime_sec = 1800
     eval_period_time_sec = 10
     step_hint = 1500
