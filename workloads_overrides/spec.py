@@ -69,6 +69,8 @@ class Workload(abc.ABC):
     loss_type: LossType
     num_train_examples: int
     num_eval_train_examples: int
+    # Of the training set a subset.
+    evaluated_splits: tuple[str, ...] = ('train', 'validation', 'test')
     num_validation_examples: int
     num_test_examples: int
     eval_batch_size: int
@@ -105,13 +107,18 @@ class Workload(abc.ABC):
 
     def has_reached_validation_target(self, eval_result: Mapping[str, float]) -> bool:
         """Whether the validation metric is above its target."""
-        value = eval_result[f'validation/{self.target_metric_name}']
-        return value > self.validation_target_value
+        return self._is_above(eval_result, 'validation', self.validation_target_value)
 
     def has_reached_test_target(self, eval_result: Mapping[str, float]) -> bool:
         """Whether the test metric is above its target."""
-        value = eval_result[f'test/{self.target_metric_name}']
-        return value > self.test_target_value
+        return self._is_above(eval_result, 'test', self.test_target_value)
+
+    def _is_above(
+        self, eval_result: Mapping[str, float], split: str, target: float
+    ) -> bool:
+        value = eval_result.get(f'{split}/{self.target_metric_name}')
+        # None: the split was not evaluated.
+        return value is not None and value > target
 
     @abc.abstractmethod
     def is_output_params(self, param_key: str) -> bool:
@@ -185,7 +192,7 @@ class Workload(abc.ABC):
         imagenet_v2_data_dir: str | None,
         global_step: int,
     ) -> dict[str, float]:
-        """Evaluates on a training subset, the validation and the test split."""
+        """Evaluates the splits to evaluate, by default all."""
         del imagenet_v2_data_dir
         results: dict[str, float] = {}
         for prefix, split, num_examples in (
@@ -193,6 +200,8 @@ class Workload(abc.ABC):
             ('validation', 'validation', self.num_validation_examples),
             ('test', 'test', self.num_test_examples),
         ):
+            if prefix not in self.evaluated_splits:
+                continue
             metrics = self._eval_model_on_split(
                 split,
                 num_examples,

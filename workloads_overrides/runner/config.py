@@ -36,6 +36,8 @@ class TrialConfig:
         skip_evals: Train without any evaluation.
         stop_at_targets: Whether training ends once the validation and the test
             target are reached.
+        validation_only: Whether evaluations look at the validation split alone, the
+            only one that AlgoPerf's scores need; then its target is the only one.
         torch_compile: Whether to pass the model through `torch.compile`.
     """
 
@@ -50,6 +52,7 @@ class TrialConfig:
     save_intermediate_checkpoints: bool = True
     skip_evals: bool = False
     stop_at_targets: bool = True
+    validation_only: bool = False
     torch_compile: bool = False
 
     def __post_init__(self) -> None:

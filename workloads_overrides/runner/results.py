@@ -59,7 +59,8 @@ class TrialResult:
     def is_final_under(self, config: TrialConfig) -> bool:
         """Whether the trial has ended and this configuration would not go on."""
         if self.stop_reason == TARGETS:
-            return config.stop_at_targets
+            enough = config.validation_only or self.steps_to_test_target is not None
+            return config.stop_at_targets and enough
         if self.stop_reason == STEP_LIMIT:
             limit = config.max_global_steps
             return limit is not None and self.global_step >= limit

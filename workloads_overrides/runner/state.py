@@ -34,14 +34,6 @@ class TrainingState:
     global_step: int = 0
     preemption_count: int = 0
 
-    @property
-    def goals_reached(self) -> bool:
-        """Whether the validation and the test target have been reached."""
-        return bool(
-            self.train_state['validation_goal_reached']
-            and self.train_state['test_goal_reached']
-        )
-
 
 @dataclasses.dataclass
 class RunnerState:

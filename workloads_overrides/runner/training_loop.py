@@ -106,6 +106,8 @@ class _Trial:
         self._wants_train_state = (
             'train_state' in inspect.signature(submission.update_params).parameters
         )
+        if config.validation_only:
+            workload.evaluated_splits = ('validation',)
         eval_batch_size = submission.get_eval_batch_size
         self._eval_batch_size = (
             workload.eval_batch_size
@@ -212,9 +214,14 @@ class _Trial:
         limit = self._config.max_global_steps
         return limit is not None and self._state.global_step >= limit
 
+    def _goals_reached(self) -> bool:
+        goals = self._state.train_state
+        test = self._config.validation_only or goals['test_goal_reached']
+        return goals['validation_goal_reached'] and test
+
     def _stop_reason(self) -> str | None:
         train_state = self._state.train_state
-        if self._config.stop_at_targets and self._state.goals_reached:
+        if self._config.stop_at_targets and self._goals_reached():
             return results.TARGETS
         if not train_state['is_time_remaining']:
             return results.TIME_BUDGET

@@ -187,6 +187,18 @@ def test_targets_can_be_passed(tmp_path, workload):
     assert result.final_metrics['validation/accuracy'] == 0.1
 
 
+def test_the_validation_split_alone(tmp_path, workload):
+    workload.validation_target_value, workload.test_target_value = 0.6, 1.0
+    workload.accuracies = [0.1, 0.9]
+    limits = {'max_global_steps': 20, 'eval_every_steps': 2}
+    result = train(workload, tmp_path, validation_only=True, **limits)
+    assert workload.evaluated_splits == ('validation',)
+    assert (result.stop_reason, result.global_step) == ('targets', 4)
+    assert result.steps_to_test_target is None
+    assert result.is_final_under(TrialConfig(validation_only=True))
+    assert not result.is_final_under(TrialConfig())
+
+
 def test_a_target_met_exactly_is_not_reached(tmp_path, workload):
     workload.validation_target_value = workload.test_target_value = 0.5
     result = train(workload, tmp_path, max_global_steps=4, eval_every_steps=2)
