@@ -29,6 +29,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 REFERENCES = ROOT / 'experiments' / 'references.json'
 SEARCH_SPACE = ROOT / 'tuning_search_space.json'
 METHODS = ('nadamw', 'kfac_expand', 'kfac_reduce')
+LABELS = {
+    'nadamw': 'NAdamW (tuned reference)',
+    'kfac_expand': 'K-FAC-expand',
+    'kfac_reduce': 'K-FAC-reduce',
+}
 
 
 def hyperparameters_of(method: str, workload: str) -> dict[str, Any]:
@@ -189,9 +194,7 @@ def _ratio(values: Mapping[str, Any], reference: Mapping[str, Any], key: str) ->
 def define_flags() -> None:
     """Defines the flags; several modules here have flags of the same names."""
     flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-    flags.DEFINE_enum(
-        'framework', 'pytorch', sorted(trials.SUBMISSION_PATHS), 'Framework to use.'
-    )
+    flags.DEFINE_enum('framework', 'pytorch', trials.FRAMEWORKS, 'Framework to use.')
     flags.DEFINE_integer('seed', 0, 'Seed of all methods.')
     flags.DEFINE_string('output_dir', 'runs', 'Where results go.')
     flags.DEFINE_integer('eval_every_steps', 20, 'Steps between evaluations.')
@@ -230,6 +233,7 @@ def main(argv: Sequence[str]) -> None:
         target,
         f'{name}: {workload.target_metric_name}',
         folder / 'comparison.png',
+        LABELS,
     )
     (folder / 'details.json').write_text(json.dumps(details, indent=1) + '\n')
     (folder / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')

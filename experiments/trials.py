@@ -19,10 +19,15 @@ from workloads_overrides.runner import frameworks
 from workloads_overrides.runner.config import StudyConfig
 from workloads_overrides.runner.study import run_study
 
+# Submission by name and framework.
 SUBMISSION_PATHS = {
-    'jax': 'submission/jax_submission.py',
-    'pytorch': 'submission/pytorch_submission.py',
+    'kfac': {
+        'jax': 'submission/jax_submission.py',
+        'pytorch': 'submission/pytorch_submission.py',
+    },
+    'rivals': {'pytorch': 'experiments/rivals/pytorch_submission.py'},
 }
+FRAMEWORKS = ('jax', 'pytorch')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Trial:
       framework: Framework of submission and workload.
       hyperparameters: A point of a search space.
       seed: Seed of initialisation, data order, dropout and sampled labels.
+      submission: Which submission, a key of `SUBMISSION_PATHS`.
     """
 
     method: str
@@ -42,6 +48,7 @@ class Trial:
     framework: str
     hyperparameters: Mapping[str, Any]
     seed: int
+    submission: str = 'kfac'
 
     @property
     def key(self) -> str:
@@ -58,7 +65,7 @@ class Record:
       steps: Steps at which it was evaluated.
       seconds: Submission time at each evaluation (training only).
       validation: The target metric on the validation split at each evaluation.
-      test: The same on the test split.
+      test: The same on the test split; empty if that was not evaluated.
       seconds_per_step: Submission time for each step, without compilation.
       machine: Where it ran.
       compilation: How much of the seconds was compilation, up to each evaluation;
@@ -116,7 +123,9 @@ def run(
     *,
     eval_every_steps: int,
     num_threads: int | None,
-    stop_at_targets: bool,
+    stop_at_targets: bool = False,
+    validation_only: bool = False,
+    step_limit: int | None = None,
     resume: bool,
 ) -> Record:
     """Trains a trial to the end of its schedule.
@@ -127,16 +136,20 @@ def run(
       eval_every_steps: Steps between evaluations.
       num_threads: Threads within an operation; None leaves the framework's choice.
       stop_at_targets: Whether to stop once both targets are reached.
+      validation_only: Whether to evaluate the validation split alone, whose target
+        is then the only one.
+      step_limit: Steps after which to stop, should the schedule be longer.
       resume: Goes on with the files in `folder`; otherwise they are deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    steps = schedule_steps(trial)
     search_space = folder / 'search_space.json'
     search_space.write_text(json.dumps([dict(trial.hyperparameters)], indent=2) + '\n')
     (result,) = run_study(
         StudyConfig(
             workload=trial.workload,
             framework=trial.framework,
-            submission_path=SUBMISSION_PATHS[trial.framework],
+            submission_path=SUBMISSION_PATHS[trial.submission][trial.framework],
             experiment_dir=str(folder.parent),
             experiment_name=folder.name,
             tuning_search_space=str(search_space),
@@ -144,11 +157,12 @@ def run(
             hparam_start_index=0,
             hparam_end_index=1,
             rng_seed=trial.seed,
-            max_global_steps=schedule_steps(trial),
+            max_global_steps=steps if step_limit is None else min(steps, step_limit),
             eval_every_steps=eval_every_steps,
             num_threads=num_threads,
             save_intermediate_checkpoints=False,
             stop_at_targets=stop_at_targets,
+            validation_only=validation_only,
             resume_last_run=resume,
             overwrite=not resume,
         )
@@ -162,16 +176,16 @@ def run(
 
     metric = result.target_metric_name
     assert result.seconds_per_step is not None
-    steps = [int(row['global_step']) for row in rows]
+    evaluated_at = [int(row['global_step']) for row in rows]
     return Record(
         trial=trial,
-        steps=steps,
+        steps=evaluated_at,
         seconds=column('accumulated_submission_time', 3),
         validation=column(f'validation/{metric}', 5),
-        test=column(f'test/{metric}', 5),
+        test=[] if validation_only else column(f'test/{metric}', 5),
         seconds_per_step=round(result.seconds_per_step, 5),
         machine=machine(trial.framework),
-        compilation=compilation_until(steps, result.compilations),
+        compilation=compilation_until(evaluated_at, result.compilations),
     )
 
 
@@ -234,6 +248,13 @@ def load_records(path: pathlib.Path) -> list[Record]:
     return records
 
 
+def append_record(path: pathlib.Path, record: Record) -> None:
+    """Appends a record to a file, which is made if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as file:
+        file.write(json.dumps(dataclasses.asdict(record)) + '\n')
+
+
 def run_all(
     trials: Sequence[Trial],
     path: pathlib.Path,
@@ -259,7 +280,6 @@ def run_all(
     """
     done = {record.trial.key: record for record in load_records(path)}
     missing = [trial for trial in trials if trial.key not in done]
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A fresh interpreter for each: PyTorch's threads do not survive a fork.
     with concurrent.futures.ProcessPoolExecutor(
         processes, multiprocessing.get_context('spawn')
@@ -269,8 +289,7 @@ def run_all(
             for trial in missing
         ]
         for record in _as_completed(futures):
-            with path.open('a') as file:
-                file.write(json.dumps(dataclasses.asdict(record)) + '\n')
+            append_record(path, record)
             done[record.trial.key] = record
     return [done[trial.key] for trial in trials]
 
@@ -286,12 +305,16 @@ def _as_completed(
 def _run_in_process(
     trial: Trial, folder: pathlib.Path, eval_every_steps: int
 ) -> Record:
-    name = f'{trial.method}-{hashlib.sha256(trial.key.encode()).hexdigest()[:16]}'
     return run(
         trial,
-        folder / name,
+        folder_of(trial, folder),
         eval_every_steps=eval_every_steps,
         num_threads=1,
-        stop_at_targets=False,
         resume=True,
     )
+
+
+def folder_of(trial: Trial, folder: pathlib.Path) -> pathlib.Path:
+    """Returns the folder within `folder` for a trial's files, the same every time."""
+    digest = hashlib.sha256(trial.key.encode()).hexdigest()[:16]
+    return folder / f'{trial.method}-{digest}'

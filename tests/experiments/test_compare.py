@@ -125,5 +125,5 @@ def test_plot_draws_single_runs_and_seed_bands(tmp_path):
         'nadamw': [RECORDS['nadamw'], shorter],
         'kfac_reduce': [RECORDS['kfac_reduce']],
     }
-    plots.plot_curves(runs, 0.6, 'title', path)
+    plots.plot_curves(runs, 0.6, 'title', path, compare.LABELS)
     assert path.read_bytes().startswith(b'\x89PNG')
