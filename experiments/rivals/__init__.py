@@ -1,0 +1,1 @@
+"""The rivals of K-FAC, as one AlgoPerf submission around libraries' optimisers."""

@@ -1,0 +1,137 @@
+"""Optimisers of well-kept libraries, set up as their authors recommend."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_optimizer import SOAP, ScalableShampoo
+from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
+from schedulefree import AdamWScheduleFree
+from torch import nn
+
+from experiments.rivals.settings import RivalSettings
+
+# Steps between two updates of a second-order rival's preconditioner: that of K-FAC.
+PRECONDITIONER_INTERVAL = 10
+
+
+class Optimizers:
+    """The optimisers of a trial, one but for Muon, which has AdamW beside it.
+
+    `state_dict` and `load_state_dict` make it a value of an AlgoPerf optimiser state.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, tuple[torch.optim.Optimizer, float]]
+    ) -> None:
+        """Takes the optimisers, by name, with the peak learning rate of each."""
+        self.parts = dict(parts)
+
+    def step(self, learning_rate_factor: float) -> None:
+        """Takes a step at a share of the peak learning rates."""
+        for optimizer, peak in self.parts.values():
+            for group in optimizer.param_groups:
+                group['lr'] = peak * learning_rate_factor
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients of the last step."""
+        for optimizer, _ in self.parts.values():
+            optimizer.zero_grad()
+
+    def set_training(self, training: bool) -> None:
+        """Moves the parameters to where Schedule-Free trains or evaluates."""
+        for optimizer, _ in self.parts.values():
+            if isinstance(optimizer, AdamWScheduleFree):
+                optimizer.train() if training else optimizer.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the states of the optimisers by name."""
+        return {name: part.state_dict() for name, (part, _) in self.parts.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restores the states."""
+        for name, (part, _) in self.parts.items():
+            part.load_state_dict(state_dict[name])
+
+
+def make_optimizers(
+    model: nn.Module, settings: RivalSettings, schedule_steps: int
+) -> Optimizers:
+    """Returns the optimisers of a trial.
+
+    Args:
+      model: The model.
+      settings: The trial's settings.
+      schedule_steps: Length of the schedule, for Schedule-Free's own warm-up.
+    """
+    beta1, beta2 = 1.0 - settings.one_minus_beta1, settings.beta2
+    rate, decay = settings.learning_rate, settings.weight_decay
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    match settings.optimizer:
+        case 'nesterov':
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                parameters, rate, momentum=beta1, weight_decay=decay, nesterov=True
+            )
+        case 'soap':
+            optimizer = SOAP(
+                parameters,
+                rate,
+                betas=(beta1, beta2),
+                weight_decay=decay,
+                precondition_frequency=PRECONDITIONER_INTERVAL,
+            )
+        case 'shampoo':
+            optimizer = ScalableShampoo(
+                parameters,
+                rate,
+                betas=(beta1, beta2),
+                moving_average_for_momentum=True,
+                weight_decay=decay,
+                decoupled_weight_decay=True,
+                start_preconditioning_step=PRECONDITIONER_INTERVAL,
+                preconditioning_compute_steps=PRECONDITIONER_INTERVAL,
+                graft_type=LayerWiseGrafting.RMSPROP,
+            )
+        case 'schedule_free_adamw':
+            optimizer = AdamWScheduleFree(
+                parameters,
+                rate,
+                betas=(beta1, beta2),
+                weight_decay=decay,
+                warmup_steps=int(settings.warmup_factor * schedule_steps),
+            )
+        case 'muon':
+            return _muon(model, settings)
+    return Optimizers({settings.optimizer: (optimizer, rate)})
+
+
+def _muon(model: nn.Module, settings: RivalSettings) -> Optimizers:
+    """Gives Muon the weights of hidden layers, and AdamW the rest.
+
+    The rest, by Muon's own rule, are vectors, embeddings and the output layer, here
+    the last linear layer of the model.
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hidden = [layer.weight for layer in linear[:-1]]
+    ids = {id(weight) for weight in hidden}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
+    muon = torch.optim.Muon(
+        hidden,
+        settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        momentum=1.0 - settings.one_minus_beta1,
+        adjust_lr_fn='match_rms_adamw',
+    )
+    adamw = torch.optim.AdamW(
+        rest,
+        settings.adamw_learning_rate,
+        betas=(0.9, settings.beta2),
+        weight_decay=settings.weight_decay,
+    )
+    return Optimizers(
+        {
+            'muon': (muon, settings.learning_rate),
+            'adamw': (adamw, settings.adamw_learning_rate),
+        }
+    )

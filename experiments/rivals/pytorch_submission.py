@@ -1,0 +1,124 @@
+"""The rivals as an AlgoPerf submission in PyTorch, for one process.
+
+Loss, dropout and data are those of the K-FAC submission; only what is done with the
+gradient differs.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from experiments.rivals.optimizers import Optimizers, make_optimizers
+from experiments.rivals.schedules import learning_rate_factor
+from experiments.rivals.settings import RivalSettings
+from submission.harness import seed_from, training_mode
+from submission.pytorch_submission import data_selection
+from submission.settings import get_batch_size
+
+__all__ = [
+    'data_selection',
+    'get_batch_size',
+    'init_optimizer_state',
+    'prepare_for_eval',
+    'update_params',
+]
+
+
+@dataclasses.dataclass
+class _Trial:
+    """What a trial is, which a checkpoint need not hold."""
+
+    settings: RivalSettings
+    schedule_steps: int
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        del state_dict
+
+
+def init_optimizer_state(
+    workload: Any,
+    model_params: torch.nn.Module,
+    model_state: Any,
+    hyperparameters: Any,
+    rng: Any,
+) -> dict[str, Any]:
+    """Returns the optimiser's state; every value has `state_dict`."""
+    del model_state, rng
+    settings = RivalSettings.from_hyperparameters(hyperparameters)
+    schedule_steps = round(settings.step_hint_factor * workload.step_hint)
+    return {
+        'optimizers': make_optimizers(model_params, settings, schedule_steps),
+        'trial': _Trial(settings, schedule_steps),
+    }
+
+
+def update_params(
+    workload: Any,
+    current_param_container: torch.nn.Module,
+    current_params_types: Any,
+    model_state: Any,
+    hyperparameters: Any,
+    batch: Mapping[str, Any],
+    loss_type: Any,
+    optimizer_state: dict[str, Any],
+    eval_results: Any,
+    global_step: int,
+    rng: Any,
+) -> tuple[dict[str, Any], torch.nn.Module, Any]:
+    """Takes one training step; see AlgoPerf's documentation for the arguments."""
+    del current_params_types, hyperparameters, loss_type, eval_results
+    optimizers: Optimizers = optimizer_state['optimizers']
+    trial: _Trial = optimizer_state['trial']
+    settings = trial.settings
+    torch.manual_seed(seed_from(rng, 'dropout', 0))
+    optimizers.set_training(True)
+    optimizers.zero_grad()
+    outputs, model_state = workload.model_fn(
+        params=current_param_container,
+        augmented_and_preprocessed_input_batch=batch,
+        model_state=model_state,
+        mode=training_mode(workload),
+        rng=rng,
+        update_batch_norm=True,
+        dropout_rate=settings.dropout_rate,
+    )
+    loss = workload.loss_fn(
+        label_batch=batch['targets'],
+        logits_batch=outputs,
+        mask_batch=batch.get('weights'),
+        label_smoothing=settings.label_smoothing,
+    )
+    (loss['summed'] / loss['n_valid_examples']).backward()
+    optimizers.step(
+        learning_rate_factor(
+            settings.optimizer,
+            global_step,
+            settings.warmup_factor,
+            trial.schedule_steps,
+        )
+    )
+    return optimizer_state, current_param_container, model_state
+
+
+def prepare_for_eval(
+    workload: Any,
+    current_param_container: torch.nn.Module,
+    current_params_types: Any,
+    model_state: Any,
+    hyperparameters: Any,
+    loss_type: Any,
+    optimizer_state: dict[str, Any],
+    eval_results: Any,
+    global_step: int,
+    rng: Any,
+) -> tuple[dict[str, Any], torch.nn.Module, Any]:
+    """Moves Schedule-Free's parameters to their average."""
+    del workload, current_params_types, hyperparameters, loss_type, eval_results
+    del global_step, rng
+    optimizer_state['optimizers'].set_training(False)
+    return optimizer_state, current_param_container, model_state

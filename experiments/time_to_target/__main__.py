@@ -1,0 +1,189 @@
+r"""Measures the time to the target of K-FAC and its rivals.
+
+Example::
+
+    pip install -c constraints.txt -e '.[peers]'
+    python -m experiments.time_to_target --workload=ogbg_chembl --seeds=0,1,2,3,4
+
+By AlgoPerf's protocol: every method has one search space of five points, the same for
+all workloads; each seed is a study of five trials, of which the one that reaches the
+validation target first counts; the score is the median over seeds.
+
+Steps to the target are those of the runs. Seconds to the target are these steps times
+the seconds of a step that `--step_times` measures, all methods in turn on an otherwise
+idle machine, since the runs themselves share it.
+
+Records go to `experiments/results/time_to_target/<workload>_<framework>/records.jsonl`
+as they come, and a run that is stopped goes on where it was; `--report` trains nothing
+and writes `summary.json`, `table.md` and the plots from what there is.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+from absl import app, flags
+
+from experiments import plots, trials
+from experiments.time_to_target import scores, step_times, study, table
+from experiments.time_to_target.methods import EVERY_STEP, METHODS, Method
+from workloads_overrides import registry
+
+RESULTS = pathlib.Path(__file__).parents[1] / 'results' / 'time_to_target'
+ALL_METHODS = {**METHODS, **EVERY_STEP}
+
+
+def define_flags() -> None:
+    """Defines the flags; several modules here have flags of the same names."""
+    flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
+    flags.DEFINE_enum('framework', 'pytorch', trials.FRAMEWORKS, 'Framework.')
+    flags.DEFINE_list(
+        'methods', [], 'Methods; all that the framework has if not given.'
+    )
+    flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds, a study for each.')
+    flags.DEFINE_integer('eval_every_steps', 25, 'Steps between evaluations.')
+    flags.DEFINE_integer('processes', 2, 'Trials at once.')
+    flags.DEFINE_integer('num_threads', 1, 'Threads of each.')
+    flags.DEFINE_string('output_dir', str(RESULTS), 'Folder of the results.')
+    flags.DEFINE_string(
+        'folder', 'runs/time_to_target', "Folder of the runner's files."
+    )
+    flags.DEFINE_bool('step_times', False, 'Measure the seconds of a step instead.')
+    flags.DEFINE_integer('rounds', 10, 'Rounds of that measurement.')
+    flags.DEFINE_bool('report', False, 'Write tables and plots only.')
+
+
+def chosen_methods(names: Sequence[str], framework: str) -> dict[str, Method]:
+    """Returns the methods to train, by name.
+
+    Raises:
+      ValueError: For an unknown method, or one that the framework lacks.
+    """
+    available = {
+        name: method
+        for name, method in ALL_METHODS.items()
+        if framework in trials.SUBMISSION_PATHS[method.submission]
+    }
+    for name in names:
+        if name not in available:
+            raise ValueError(
+                f'No method {name!r} in {framework}; there are {", ".join(available)}.'
+            )
+    return {name: available[name] for name in names or METHODS if name in available}
+
+
+def report(
+    workload_name: str, framework: str, folder: pathlib.Path
+) -> tuple[Mapping[str, object], str]:
+    """Writes `summary.json`, `table.md` and the plots; returns summary and table."""
+    workload = registry.load_workload(workload_name, framework)
+    target = workload.validation_target_value
+    records = trials.load_records(folder / 'records.jsonl')
+    seconds = step_times.load(folder)
+    studies = {
+        name: scores.studies_of(
+            [
+                record
+                for record in records
+                if record.trial.method == name
+                and record.trial.hyperparameters in method.points
+            ],
+            target,
+            seconds.get(name),
+        )
+        for name, method in ALL_METHODS.items()
+    }
+    studies = {name: of_method for name, of_method in studies.items() if of_method}
+    labels = {name: method.label for name, method in ALL_METHODS.items()}
+    summary = scores.summarise(studies, seconds)
+    main = {name: value for name, value in summary.items() if name in METHODS}
+    text = table.format_table(summary, labels)
+    (folder / 'table.md').write_text(text + '\n')
+    (folder / 'summary.json').write_text(
+        json.dumps(
+            {
+                'workload': workload_name,
+                'framework': framework,
+                'target': target,
+                'methods': summary,
+            },
+            indent=1,
+        )
+        + '\n'
+    )
+    title = f'{workload_name}: {workload.target_metric_name}'
+    figures: dict[str, list[str]] = {
+        'curves.png': list(main),
+        'every_step.png': [
+            name
+            for name in ('nadamw', 'kfac_expand_every_step', 'kfac_reduce_every_step')
+            if name in studies
+        ],
+    }
+    for file, names in figures.items():
+        if file == 'every_step.png' and len(names) < 2:
+            continue
+        plots.plot_curves(
+            {name: [s.best for s in studies[name]] for name in names},
+            target,
+            title,
+            folder / file,
+            labels=labels,
+            step_seconds=seconds,
+        )
+    plots.plot_profile(
+        {
+            quantity: scores.performance_profile(
+                {name: studies[name] for name in main}, quantity
+            )
+            for quantity in ('steps', 'seconds')
+        },
+        title,
+        folder / 'profile.png',
+        labels=labels,
+    )
+    return summary, text
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains, or measures step times, or only reports."""
+    del argv
+    given = flags.FLAGS
+    name, framework = given.workload, given.framework
+    folder = pathlib.Path(given.output_dir) / f'{name}_{framework}'
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        methods = chosen_methods(given.methods, framework)
+        workload = registry.load_workload(name, framework)
+        if given.step_times:
+            step_times.measure(name, framework, methods, folder, given.rounds)
+        elif not given.report:
+            path = folder / 'records.jsonl'
+            studies = study.make_studies(
+                methods.items(),
+                name,
+                framework,
+                [int(seed) for seed in given.seeds],
+                trials.load_records(path),
+                workload.validation_target_value,
+            )
+            study.run_studies(
+                studies,
+                path,
+                pathlib.Path(given.folder) / f'{name}_{framework}',
+                target=workload.validation_target_value,
+                eval_every_steps=given.eval_every_steps,
+                processes=given.processes,
+                num_threads=given.num_threads,
+            )
+        _, text = report(name, framework, folder)
+    except ValueError as error:
+        sys.exit(f'Error: {error}')
+    print(text)
+    print(f'\nWritten to {folder}')
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)

@@ -1,0 +1,70 @@
+"""The methods, and the five points at which each is tried on every workload."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SEARCH_SPACES = pathlib.Path(__file__).parent / 'search_spaces'
+TRIALS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+      label: Name in tables and plots.
+      submission: Submission that trains it, a key of `trials.SUBMISSION_PATHS`.
+      search_space: Name of the file of its points.
+      every_step: Whether statistics and inverses are computed in every step, as in
+        the paper's Figure 5, whatever the points say.
+    """
+
+    label: str
+    submission: str
+    search_space: str
+    every_step: bool = False
+
+    @functools.cached_property
+    def points(self) -> Sequence[Mapping[str, Any]]:
+        """The hyperparameters to try.
+
+        Raises:
+          ValueError: If the search space does not have as many points as all.
+        """
+        path = SEARCH_SPACES / f'{self.search_space}.json'
+        points = json.loads(path.read_text())
+        if len(points) != TRIALS:
+            raise ValueError(
+                f'{path} has {len(points)} points; every method has {TRIALS}.'
+            )
+        if self.every_step:
+            intervals = {'statistics_interval': 1, 'inverse_interval': 1}
+            points = [{**point, **intervals} for point in points]
+        return points
+
+
+METHODS = {
+    'nadamw': Method('NAdamW', 'kfac', 'nadamw'),
+    'nesterov': Method('Nesterov', 'rivals', 'nesterov'),
+    'kfac_expand': Method('K-FAC-expand', 'kfac', 'kfac_expand'),
+    'kfac_reduce': Method('K-FAC-reduce', 'kfac', 'kfac_reduce'),
+    'soap': Method('SOAP', 'rivals', 'soap'),
+    'shampoo': Method('Shampoo', 'rivals', 'shampoo'),
+    'muon': Method('Muon', 'rivals', 'muon'),
+    'schedule_free_adamw': Method(
+        'Schedule-Free AdamW', 'rivals', 'schedule_free_adamw'
+    ),
+}
+# The paper's Figure 5.
+EVERY_STEP = {
+    'kfac_expand_every_step': Method(
+        'K-FAC-expand, every step', 'kfac', 'kfac_expand', every_step=True
+    ),
+    'kfac_reduce_every_step': Method(
+        'K-FAC-reduce, every step', 'kfac', 'kfac_reduce', every_step=True
+    ),
+}

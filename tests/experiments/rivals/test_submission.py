@@ -1,0 +1,117 @@
+"""Every rival trains, resumes, and evaluates where it should."""
+
+import collections
+import io
+import typing
+
+import pytest
+import torch
+
+pytest.importorskip('pytorch_optimizer', reason='It is in the extra "peers".')
+pytest.importorskip('schedulefree', reason='It is in the extra "peers".')
+
+from experiments.rivals import pytorch_submission
+from experiments.rivals.settings import RivalName
+from tests.submission.tiny_workload import TinyWorkload
+
+RIVALS = typing.get_args(RivalName)
+STEPS = 40
+
+
+def point(optimizer):
+    values = {
+        'optimizer': optimizer,
+        'learning_rate': 0.02,
+        'one_minus_beta1': 0.1,
+        'beta2': 0.95,
+        'weight_decay': 0.0,
+        'warmup_factor': 0.0,
+        'step_hint_factor': 1.0,
+    }
+    return collections.namedtuple('Hyperparameters', values)(**values)
+
+
+def start(optimizer):
+    workload = TinyWorkload()
+    model, _ = workload.init_model_fn((0, 1))
+    state = pytorch_submission.init_optimizer_state(
+        workload, model, None, point(optimizer), (0, 1)
+    )
+    return workload, model, state
+
+
+def train(workload, model, state, steps):
+    for step in steps:
+        state, model, _ = pytorch_submission.update_params(
+            workload,
+            model,
+            None,
+            None,
+            None,
+            workload.batch(step),
+            workload.loss_type,
+            state,
+            [],
+            step,
+            (17, step),
+        )
+
+
+def prepare_for_eval(workload, model, state):
+    pytorch_submission.prepare_for_eval(
+        workload, model, None, None, None, None, state, [], 0, (0, 0)
+    )
+
+
+def parameters(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
+
+
+@pytest.mark.parametrize('optimizer', RIVALS)
+def test_it_trains(optimizer):
+    workload, model, state = start(optimizer)
+    batch = workload.batch(1000, n=256)
+    before = workload.loss(model, batch)
+    train(workload, model, state, range(STEPS))
+    prepare_for_eval(workload, model, state)
+    assert workload.loss(model, batch) < 0.9 * before
+
+
+@pytest.mark.parametrize('optimizer', RIVALS)
+def test_it_resumes_bit_for_bit(optimizer):
+    workload, model, state = start(optimizer)
+    train(workload, model, state, range(13))
+    file = io.BytesIO()
+    saved = {name: value.state_dict() for name, value in state.items()}
+    torch.save({'model': model.state_dict(), 'state': saved}, file)
+    train(workload, model, state, range(13, 25))
+
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    _, resumed, resumed_state = start(optimizer)
+    resumed.load_state_dict(loaded['model'])
+    for name, value in resumed_state.items():
+        value.load_state_dict(loaded['state'][name])
+    train(workload, resumed, resumed_state, range(13, 25))
+    torch.testing.assert_close(parameters(resumed), parameters(model), rtol=0, atol=0)
+
+
+def test_schedule_free_evaluates_at_its_average():
+    workload, model, state = start('schedule_free_adamw')
+    train(workload, model, state, range(5))
+    trained_at = parameters(model)
+    prepare_for_eval(workload, model, state)
+    assert (parameters(model) - trained_at).abs().max() > 1e-4
+    prepare_for_eval(workload, model, state)
+    state['optimizers'].set_training(True)
+    torch.testing.assert_close(parameters(model), trained_at)
+
+
+def test_muon_leaves_vectors_and_the_output_layer_to_adamw():
+    _, model, state = start('muon')
+    groups = {
+        name: {id(p) for group in part.param_groups for p in group['params']}
+        for name, (part, _) in state['optimizers'].parts.items()
+    }
+    assert groups['muon'] == {id(model.first.weight), id(model.second.weight)}
+    assert groups['muon'] | groups['adamw'] == {id(p) for p in model.parameters()}

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from experiments.rivals.settings import RivalSettings
+from experiments.time_to_target import methods
+from experiments.time_to_target.__main__ import ALL_METHODS, chosen_methods
+from submission.settings import Settings
+from workloads_overrides.runner.search_space import as_hyperparameters
+
+
+@pytest.mark.parametrize('name', ALL_METHODS)
+def test_every_method_has_five_different_valid_points(name):
+    method = ALL_METHODS[name]
+    kind = RivalSettings if method.submission == 'rivals' else Settings
+    points = [
+        kind.from_hyperparameters(as_hyperparameters(dict(point)))
+        for point in method.points
+    ]
+    assert len(set(points)) == methods.TRIALS
+    if kind is RivalSettings:
+        assert {point.optimizer for point in points} == {name}
+
+
+def test_both_approximations_are_tried_at_the_same_points():
+    expand, reduce = (methods.METHODS[f'kfac_{a}'].points for a in ('expand', 'reduce'))
+    assert [{**point, 'approximation': 'reduce'} for point in expand] == list(reduce)
+
+
+def test_every_step_changes_the_intervals_alone():
+    method = methods.EVERY_STEP['kfac_expand_every_step']
+    for point, other in zip(
+        method.points, methods.METHODS['kfac_expand'].points, strict=True
+    ):
+        assert point['statistics_interval'] == point['inverse_interval'] == 1
+        assert {**point, 'statistics_interval': 10, 'inverse_interval': 10} == other
+
+
+def test_unequal_budgets_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, 'SEARCH_SPACES', tmp_path)
+    (tmp_path / 'four.json').write_text(json.dumps([{}] * 4))
+    with pytest.raises(ValueError, match=r'four.json has 4 points; every method has 5'):
+        _ = methods.Method('Four', 'kfac', 'four').points
+
+
+def test_rivals_are_in_pytorch_only():
+    assert set(chosen_methods([], 'pytorch')) == set(methods.METHODS)
+    assert 'soap' not in chosen_methods([], 'jax')
+    with pytest.raises(ValueError, match="No method 'soap' in jax; there are nadamw"):
+        chosen_methods(['soap'], 'jax')
