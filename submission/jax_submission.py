@@ -202,14 +202,9 @@ def _step(
             )
             gradient_scale = jnp.ones_like(loss_terms)
         preconditioner.log_unreached(capture, sums)
-        kfac_state = preconditioner.update_factors(
-            kfac_state, sums, loss_terms, gradient_scale
-        )
-        kfac_state = jax.lax.cond(
-            renew_inverses,
-            preconditioner.update_inverses,
-            lambda unchanged: unchanged,
-            kfac_state,
+        assert renew_inverses is not None
+        kfac_state = preconditioner.update(
+            kfac_state, sums, loss_terms, gradient_scale, renew_inverses
         )
 
     params, first_order, norm = optimizer.step(

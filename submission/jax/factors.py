@@ -1,6 +1,6 @@
 """The Kronecker factors over time: their moving averages and their inverses."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -53,9 +53,10 @@ class KroneckerFactors(NamedTuple):
             jnp.zeros(len(shapes), dtype),
         )
 
-    def position(self, name: str) -> int:
-        """Returns the place of a factor in the vectors."""
-        return sorted(self.moving_average).index(name)
+    def places(self, names: Iterable[str]) -> list[int]:
+        """Returns the places of factors in the vectors."""
+        place = {name: i for i, name in enumerate(sorted(self.moving_average))}
+        return [place[name] for name in names]
 
     def update(
         self, statistics: Mapping[str, jax.Array], decay: float
@@ -87,7 +88,7 @@ class KroneckerFactors(NamedTuple):
             average = averages[name]
             moved = average + (1.0 - decay) * (statistics[name] - average)
             averages[name] = jnp.where(accept[i], moved, average)
-        places = jnp.asarray([self.position(name) for name in names])
+        places = jnp.asarray(self.places(names))
         weights = self.averaged_weight[places]
         moved_weights = weights + (1.0 - decay) * (1.0 - weights)
         return (
@@ -118,7 +119,7 @@ class KroneckerFactors(NamedTuple):
         scale, failed = self.inverted_scale, jnp.zeros((), jnp.int32)
         shapes = {name: value.shape for name, value in self.moving_average.items()}
         for names in of_like_shape(shapes):
-            places = jnp.asarray([self.position(name) for name in names])
+            places = jnp.asarray(self.places(names))
             weights = self.averaged_weight[places]
             renewed, means, succeeded = damped_inverses(
                 [self.moving_average[name] for name in names], damping, on_all_devices

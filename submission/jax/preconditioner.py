@@ -41,9 +41,9 @@ class KFACPreconditioner:
     """Preconditions the gradients of linear weight-sharing layers.
 
     Its methods are pure functions of a `KFACState`, to be called in a compiled step.
-    On a statistics step the caller runs the passes by `capture`, then calls
-    `update_factors`; `update_inverses` follows on inverse steps, and `precondition`
-    runs on every step.
+    On a statistics step the caller runs the passes by `capture`, then calls `update`;
+    `update_inverses` is for steps with new inverses alone, and `precondition` runs on
+    every step.
     """
 
     def __init__(
@@ -124,6 +124,28 @@ class KFACPreconditioner:
             _counted(state.counters, factor_updates=1, skipped_statistics=skipped),
         )
 
+    def update(
+        self,
+        state: KFACState,
+        sums: Mapping[str, FactorSums],
+        loss_terms: jax.Array | float,
+        gradient_scale: jax.Array | float,
+        renew_inverses: jax.Array | bool,
+    ) -> KFACState:
+        """Does the work of a statistics step.
+
+        Args:
+          state: The state so far.
+          sums: Layer name to the captured sums.
+          loss_terms: M, the number of terms that the loss averages over.
+          gradient_scale: Turns captured gradients into those of the summed loss.
+          renew_inverses: Whether `update_inverses` follows `update_factors`.
+        """
+        state = self.update_factors(state, sums, loss_terms, gradient_scale)
+        return jax.lax.cond(
+            renew_inverses, self.update_inverses, lambda same: same, state
+        )
+
     def log_unreached(self, capture: Capture, reached: Mapping[str, Any]) -> None:
         """Says once for each layer that it has no statistics, and why."""
         for layer in self.layers:
@@ -185,12 +207,9 @@ class KFACPreconditioner:
         A preconditioned gradient divided by it is the direction of K-FAC at its
         natural scale. Zero if a side has no inverse yet.
         """
-        factors = state.factors
-        scale_a, scale_b = (
-            factors.inverted_scale[factors.position(f'{layer.name}/{side}')]
-            for side in 'ab'
-        )
-        return scale_a * scale_b
+        place_a, place_b = state.factors.places(f'{layer.name}/{side}' for side in 'ab')
+        scale = state.factors.inverted_scale
+        return scale[place_a] * scale[place_b]
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """Returns the preconditioner as an optax transformation, for `optax.chain`.
@@ -213,9 +232,8 @@ class KFACPreconditioner:
         ) -> tuple[Any, KFACState]:
             del params, unused
             if sums is not None:
-                state = self.update_factors(state, sums, loss_terms, gradient_scale)
-                state = jax.lax.cond(
-                    renew_inverses, self.update_inverses, lambda same: same, state
+                state = self.update(
+                    state, sums, loss_terms, gradient_scale, renew_inverses
                 )
             preconditioned = self.precondition(state, flatten(updates))
             return unflatten(preconditioned, updates), state

@@ -184,7 +184,7 @@ def by_layer(state):
     factors, layers = state.factors, {}
     for name in factors.moving_average:
         layer, _, side = name.rpartition('/')
-        place = factors.position(name)
+        (place,) = factors.places([name])
         layers.setdefault(layer, {})[side] = Factor(
             factors.moving_average[name],
             factors.averaged_weight[place],
