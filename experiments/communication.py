@@ -38,6 +38,7 @@ from submission import pytorch_submission
 from submission.pytorch.communication import traffic
 from workloads_overrides import random_utils, registry
 from workloads_overrides.runner.search_space import as_hyperparameters
+from workloads_overrides.runner.submission_functions import functions_of
 
 INTERVAL = 10
 _POINT = {
@@ -64,14 +65,6 @@ def _count_and_average(
 ) -> torch.futures.Future[torch.Tensor]:
     traffic.record(_GRADIENTS, bucket.buffer().nbytes)
     return default_hooks.allreduce_hook(group, bucket)
-
-
-def _global_batch_size(workload_name: str) -> int:
-    try:
-        return pytorch_submission.get_batch_size(workload_name)
-    except ValueError:
-        base_name = registry.base_name(workload_name)
-        return pytorch_submission.get_batch_size(base_name)
 
 
 def _train(
@@ -106,7 +99,7 @@ def _steps(
         random_utils.prng_key(rank),
         'train',
         None,
-        _global_batch_size(workload_name) // world_size,
+        functions_of(pytorch_submission).batch_size(workload_name) // world_size,
     )
     model: nn.Module
     model, model_state = workload.init_model_fn(random_utils.prng_key(0))

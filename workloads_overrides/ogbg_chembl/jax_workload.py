@@ -1,7 +1,6 @@
 """The workload in JAX."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import optax
 
 from workloads_overrides import spec
 from workloads_overrides.jax_workload import JaxWorkload, Params
-from workloads_overrides.ogbg_chembl import metrics
 from workloads_overrides.ogbg_chembl.featurise import (
     NUM_ATOM_FEATURES,
     NUM_BOND_FEATURES,
@@ -25,6 +23,7 @@ from workloads_overrides.ogbg_chembl.jax_model import GraphNetwork
 from workloads_overrides.ogbg_chembl.workload import (
     DROPOUT_RATE,
     BaseOgbgChemblWorkload,
+    EvaluatedBatch,
     FullSize,
 )
 
@@ -146,43 +145,14 @@ class OgbgChemblWorkload(JaxWorkload, BaseOgbgChemblWorkload):
         loss = self.loss_fn(batch['targets'], logits, batch['weights'])
         return logits, loss['summed']
 
-    def _eval_model_on_split(
-        self,
-        split: str,
-        num_examples: int,
-        global_batch_size: int,
-        params: Params,
-        model_state: Any,
-        rng: spec.RandomState,
-        data_dir: str | None,
-        global_step: int = 0,
-    ) -> dict[str, float]:
-        """Returns the metrics over every graph of the split, each once."""
-        # How many graphs a batch holds varies, so the queue counts the batches.
-        del num_examples, model_state, global_step
-        key = f'{split} {global_batch_size} {data_dir}'
-        if key not in self._eval_iters:
-            self._eval_iters[key] = self._build_input_queue(
-                rng, split, data_dir, global_batch_size
-            )
-        batches = self._eval_iters[key]
-        assert isinstance(batches, JaxQueue)
-        assert isinstance(batches.queue, EvaluationQueue)
-        summed_loss = 0.0
-        collected: dict[str, list[np.ndarray]] = {
-            'logits': [],
-            'labels': [],
-            'mask': [],
-        }
-        for _ in range(batches.queue.batches_per_pass):
-            batch = next(batches)
-            logits, loss = self._jitted_evaluate_batch(params, batch)
-            summed_loss += loss.item()
-            collected['logits'].append(np.asarray(logits))
-            collected['labels'].append(batch['targets'])
-            collected['mask'].append(batch['weights'])
-        arrays = {name: np.concatenate(parts) for name, parts in collected.items()}
-        return metrics.evaluate(**arrays, summed_loss=summed_loss)
+    def _evaluated(
+        self, params: Params, batch: spec.Batch, rng: spec.RandomState
+    ) -> EvaluatedBatch:
+        del rng
+        logits, summed_loss = self._jitted_evaluate_batch(params, batch)
+        return EvaluatedBatch(
+            np.asarray(logits), batch['targets'], batch['weights'], summed_loss.item()
+        )
 
 
 class OgbgChemblFullWorkload(FullSize, OgbgChemblWorkload):

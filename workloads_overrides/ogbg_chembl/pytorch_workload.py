@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from workloads_overrides import random_utils, spec
-from workloads_overrides.ogbg_chembl import metrics
 from workloads_overrides.ogbg_chembl.graph_batches import (
     EvaluationQueue,
     GraphsTuple,
@@ -19,6 +18,7 @@ from workloads_overrides.ogbg_chembl.pytorch_model import GraphNetwork
 from workloads_overrides.ogbg_chembl.workload import (
     DROPOUT_RATE,
     BaseOgbgChemblWorkload,
+    EvaluatedBatch,
     FullSize,
 )
 from workloads_overrides.pytorch_workload import PyTorchWorkload
@@ -139,52 +139,24 @@ class OgbgChemblWorkload(PyTorchWorkload, BaseOgbgChemblWorkload):
             'per_example': losses,
         }
 
-    def _eval_model_on_split(
-        self,
-        split: str,
-        num_examples: int,
-        global_batch_size: int,
-        params: nn.Module,
-        model_state: Any,
-        rng: spec.RandomState,
-        data_dir: str | None,
-        global_step: int = 0,
-    ) -> dict[str, float]:
-        """Returns the metrics over every graph of the split, each once."""
-        # How many graphs a batch holds varies, so the queue counts the batches.
-        del num_examples, global_step
-        data_rng, model_rng = random_utils.split(rng)
-        key = f'{split} {global_batch_size} {data_dir}'
-        if key not in self._eval_iters:
-            self._eval_iters[key] = self._build_input_queue(
-                data_rng, split, data_dir, global_batch_size
-            )
-        batches = self._eval_iters[key]
-        assert isinstance(batches, TorchQueue)
-        assert isinstance(batches.queue, EvaluationQueue)
-        summed_loss = 0.0
-        collected: dict[str, list[np.ndarray]] = {
-            'logits': [],
-            'labels': [],
-            'mask': [],
-        }
-        for _ in range(batches.queue.batches_per_pass):
-            batch = next(batches)
-            logits, _ = self.model_fn(
-                params,
-                batch,
-                model_state,
-                spec.ForwardPassMode.EVAL,
-                model_rng,
-                update_batch_norm=False,
-            )
-            loss = self.loss_fn(batch['targets'], logits, batch['weights'])
-            summed_loss += loss['summed'].item()
-            collected['logits'].append(logits.cpu().numpy())
-            collected['labels'].append(batch['targets'].cpu().numpy())
-            collected['mask'].append(batch['weights'].cpu().numpy())
-        arrays = {name: np.concatenate(parts) for name, parts in collected.items()}
-        return metrics.evaluate(**arrays, summed_loss=summed_loss)
+    def _evaluated(
+        self, params: nn.Module, batch: spec.Batch, rng: spec.RandomState
+    ) -> EvaluatedBatch:
+        logits, _ = self.model_fn(
+            params,
+            batch,
+            None,
+            spec.ForwardPassMode.EVAL,
+            random_utils.split(rng)[1],
+            update_batch_norm=False,
+        )
+        loss = self.loss_fn(batch['targets'], logits, batch['weights'])
+        return EvaluatedBatch(
+            logits.cpu().numpy(),
+            batch['targets'].cpu().numpy(),
+            batch['weights'].cpu().numpy(),
+            loss['summed'].item(),
+        )
 
 
 class OgbgChemblFullWorkload(FullSize, OgbgChemblWorkload):

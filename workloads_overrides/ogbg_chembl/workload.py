@@ -1,8 +1,12 @@
 """What the workload is, whichever framework trains it."""
 
+import abc
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from workloads_overrides import spec
+from workloads_overrides.ogbg_chembl import metrics
 from workloads_overrides.ogbg_chembl.dataset import NUM_TASKS, load_dataset
 from workloads_overrides.ogbg_chembl.graph_batches import (
     EvaluationQueue,
@@ -14,6 +18,15 @@ VALIDATION_TARGET = 0.576
 TEST_TARGET = 0.584
 
 DROPOUT_RATE = 0.1
+
+
+class EvaluatedBatch(NamedTuple):
+    """What the metrics need of a batch, all `[n_graph, n_tasks]` but the loss."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    mask: np.ndarray
+    summed_loss: float
 
 
 class BaseOgbgChemblWorkload(spec.Workload):
@@ -89,6 +102,44 @@ class BaseOgbgChemblWorkload(spec.Workload):
                 'or test.'
             )
         return EvaluationQueue(dataset, graph_ids, global_batch_size, size_multiple)
+
+    def _eval_model_on_split(
+        self,
+        split: str,
+        num_examples: int,
+        global_batch_size: int,
+        params: Any,
+        model_state: Any,
+        rng: spec.RandomState,
+        data_dir: str | None,
+        global_step: int = 0,
+    ) -> dict[str, float]:
+        """Returns the metrics over every graph of the split, each once."""
+        # How many graphs a batch holds varies, so the queue counts the batches.
+        del num_examples, model_state, global_step
+        key = f'{split} {global_batch_size} {data_dir}'
+        if key not in self._eval_iters:
+            self._eval_iters[key] = self._build_input_queue(
+                rng, split, data_dir, global_batch_size
+            )
+        batches: Any = self._eval_iters[key]
+        assert isinstance(batches.queue, EvaluationQueue)
+        evaluated = [
+            self._evaluated(params, next(batches), rng)
+            for _ in range(batches.queue.batches_per_pass)
+        ]
+        return metrics.evaluate(
+            logits=np.concatenate([batch.logits for batch in evaluated]),
+            labels=np.concatenate([batch.labels for batch in evaluated]),
+            mask=np.concatenate([batch.mask for batch in evaluated]),
+            summed_loss=sum(batch.summed_loss for batch in evaluated),
+        )
+
+    @abc.abstractmethod
+    def _evaluated(
+        self, params: Any, batch: spec.Batch, rng: spec.RandomState
+    ) -> EvaluatedBatch:
+        """Evaluates a batch, without dropout."""
 
     def is_output_params(self, param_key: str) -> bool:
         """Whether a parameter belongs to the decoder."""
