@@ -3,9 +3,11 @@
 A round gives every K-FAC variant an interval of 10 (one statistics step, nine plain
 ones) and some statistics steps in a row, which is what an interval of 1 trains, with
 steps of NAdamW before and after. Intervals 1 and 10 are measured that way; an interval
-of 50 is derived from the two kinds of step of the same round. Ratios are taken round
-by round against NAdamW's steps next to the variant's, which cancels the drift of a
-shared machine.
+of 50 is derived from the two kinds of step of the same round. The first step after
+another run's does not count: it finds the caches full of the other's arrays.
+
+Ratios are taken round by round against NAdamW's steps next to the variant's, which
+cancels the drift of a shared machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,6 +45,7 @@ def measure(runs: Mapping[str, Run], rounds: int) -> Rounds:
     for _ in trange(rounds, unit='round'):
         before = _nadamw_steps(nadamw)
         for name, run in variants.items():
+            run.take('plain')
             statistics = run.take('statistics')
             plain = [run.take('plain') for _ in range(INTERVAL - 1)]
             in_a_row = [run.take('statistics') for _ in range(_STATISTICS_STEPS)]
@@ -62,6 +65,7 @@ def measure(runs: Mapping[str, Run], rounds: int) -> Rounds:
 
 
 def _nadamw_steps(run: Run) -> list[float]:
+    run.take('plain')
     return [run.take('plain') for _ in range(_NADAMW_STEPS)]
 
 

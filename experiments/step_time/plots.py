@@ -112,7 +112,7 @@ def plot_scaling(
             axis.loglog(
                 sizes[swept],
                 1e3 * np.array(values),
-                'o-',
+                marker='o',
                 markersize=3,
                 label=part + fitted,
                 # Colours by part, and a line of its own for another approximation.
