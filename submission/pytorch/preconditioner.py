@@ -178,10 +178,11 @@ class KFACPreconditioner:
             return list(gradients)
         factor_a, factor_b = self._factors[layer.name]
         matrix = layer.to_matrix(gradients)
+        # Not `@`, which first looks for axes to broadcast: small layers pay for that.
         if factor_b.inverse is not None:
-            matrix = factor_b.inverse @ matrix
+            matrix = torch.bmm(factor_b.inverse, matrix)
         if factor_a.inverse is not None:
-            matrix = matrix @ factor_a.inverse
+            matrix = torch.bmm(matrix, factor_a.inverse)
         return layer.from_matrix(matrix)
 
     def curvature_scale(self, layer: KFACLayer) -> Tensor | None:
