@@ -1,30 +1,35 @@
 """Compares the cost model with times on this machine.
 
-The machine's rates come from single operations at sizes of their own; the parts are
-then timed at the sizes of the offline vision transformer, and nothing is fitted to
-them. Times are processor seconds of one thread, which other programs on the machine
-disturb least.
+The machine's rates come from single operations at sizes of their own; the parts of the
+submission's steps are then timed on the offline vision transformer, and nothing is
+fitted to them. Times are processor seconds of one thread, which other programs on the
+machine disturb least.
 """
 
+import collections
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.cost_models import Model, vision_transformer
 from experiments.cost_operations import FLOAT_BYTES, Device, Part
 from experiments.cost_parts import StepCost
-from submission.pytorch.first_order import FirstOrderOptimizer
-from submission.settings import Settings
-from workloads_overrides.imagenet_vit_fashion_mnist.pytorch_model import ViT
+from experiments.step_time import pytorch_parts
+from experiments.step_time.runs import Run
+from submission.settings import get_batch_size
+from workloads_overrides import registry
 from workloads_overrides.imagenet_vit_fashion_mnist.workload import CPU_SIZE
 
-BATCH_SIZE = 128
+WORKLOAD = 'imagenet_vit_fashion_mnist'
 IMAGE_SIZE, CLASSES = 28, 10
+APPROXIMATIONS = ('expand', 'reduce')
+# Parts that a plain step has too, without the watching of a statistics step.
+_PLAIN_PARTS = ('forward and backward', 'preconditioning', 'first-order rule')
+_STATISTICS_PARTS = ('extra backward', 'factors', 'inverses')
 
 # Sizes of the operations that give the rates: matrices in the range of the model's, and
 # arrays that no cache holds, as a training step's activations are not.
@@ -39,8 +44,8 @@ _REPEATS = 50
 def offline_model() -> Model:
     """Describes the offline vision transformer."""
     return vision_transformer(
-        'imagenet_vit_fashion_mnist',
-        BATCH_SIZE,
+        WORKLOAD,
+        get_batch_size(WORKLOAD),
         tokens=(IMAGE_SIZE // CPU_SIZE.patch_size) ** 2,
         width=CPU_SIZE.width,
         depth=CPU_SIZE.depth,
@@ -51,20 +56,10 @@ def offline_model() -> Model:
     )
 
 
-def _seconds(
-    functions: Mapping[str, Callable[[], Any]], rounds: int
-) -> dict[str, float]:
-    """Returns the median seconds of each function, all called in turn."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for number in range(rounds + 2):
-        for name, function in functions.items():
-            start = time.process_time()
-            function()
-            elapsed = time.process_time() - start
-            # The first rounds warm up.
-            if number >= 2:
-                times[name].append(elapsed)
-    return {name: statistics.median(values) for name, values in times.items()}
+def _time(function: Callable[[], Any]) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
 
 
 def _probes() -> dict[str, Callable[[], Any]]:
@@ -136,168 +131,48 @@ def _device(seconds: Mapping[str, float]) -> Device:
     )
 
 
-class _Passes:
-    """The model's passes over one batch, with the layers' inputs and outputs kept."""
-
-    def __init__(self) -> None:
-        self.model = ViT(
-            num_classes=CLASSES,
-            image_size=IMAGE_SIZE,
-            channels=1,
-            patch_size=CPU_SIZE.patch_size,
-            width=CPU_SIZE.width,
-            depth=CPU_SIZE.depth,
-            mlp_dim=CPU_SIZE.mlp_dim,
-            num_heads=CPU_SIZE.num_heads,
-        )
-        self._images = torch.randn(BATCH_SIZE, 1, IMAGE_SIZE, IMAGE_SIZE)
-        self._labels = torch.randint(CLASSES, (BATCH_SIZE,))
-        self.inputs: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
-        self.gradients: tuple[Tensor, ...] = ()
-        # In the order of the forward pass.
-        self.parameters: list[tuple[Tensor, Tensor]] = []
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                module.register_forward_hook(self._keep(name))
-                assert module.bias is not None
-                self.parameters.append((module.weight, module.bias))
-        self.output_dims = [len(bias) for _, bias in self.parameters]
-
-    def _keep(self, name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            del module
-            self.inputs[name], self.outputs[name] = inputs[0].detach(), output
-
-        return hook
-
-    def forward(self) -> None:
-        self.logits = self.model(self._images)
-        self._loss = F.cross_entropy(self.logits, self._labels)
-
-    def extra_backward(self) -> None:
-        sampled = torch.multinomial(self.logits.detach().softmax(-1), 1)
-        loss = F.cross_entropy(self.logits, sampled[:, 0])
-        self.gradients = torch.autograd.grad(
-            loss, list(self.outputs.values()), retain_graph=True
-        )
-
-    def backward(self) -> None:
-        for parameter in self.model.parameters():
-            parameter.grad = None
-        self._loss.backward()
-
-    def input_rows(self, name: str, *, summed: bool) -> Tensor:
-        """Returns a layer's inputs, `[examples, positions, features]`.
-
-        Args:
-          name: Name of the layer.
-          summed: Whether to sum over positions, keeping the axis.
-        """
-        values = self.inputs[name]
-        if values.dim() == 4:
-            size = CPU_SIZE.patch_size
-            if summed:
-                patches = values.unflatten(2, (-1, size)).unflatten(4, (-1, size))
-                return patches.sum((2, 4)).flatten(1).unsqueeze(1)
-            return F.unfold(values, size, stride=size).transpose(1, 2)
-        if values.dim() == 2:
-            return values.unsqueeze(1)
-        return values.sum(1, keepdim=True) if summed else values
+def _start(approximation: str) -> Run:
+    """Returns the training of the offline model, warmed up."""
+    point = {
+        'approximation': approximation,
+        'learning_rate': 1e-3,
+        'one_minus_beta1': 0.1,
+        'beta2': 0.99,
+        'weight_decay': 0.0,
+        'warmup_factor': 0.0,
+    }
+    workload = registry.load_workload(WORKLOAD, 'pytorch')
+    batch_size = get_batch_size(WORKLOAD)
+    run = Run.start(workload, 'pytorch', point, batch_size, clock=time.process_time)
+    run.warm_up()
+    return run
 
 
-class _Kronecker:
-    """The work on factors, as the submission does it."""
-
-    def __init__(self, passes: _Passes) -> None:
-        self._passes = passes
-        self._averages: list[Tensor] = []
-        self._inverses: list[Tensor] = []
-
-    def _gradient_rows(self) -> list[Tensor]:
-        return [
-            g.flatten(2).transpose(1, 2) if g.dim() == 4 else g.reshape(len(g), -1, w)
-            for g, w in zip(
-                self._passes.gradients, self._passes.output_dims, strict=True
-            )
-        ]
-
-    def _update(self, factors: Sequence[Tensor]) -> None:
-        if not self._averages:
-            self._averages = [torch.zeros_like(factor) for factor in factors]
-        for average, factor in zip(self._averages, factors, strict=True):
-            scaled = factor / BATCH_SIZE
-            _ = scaled.diagonal().mean() + 0 * scaled.sum()
-            average.lerp_(scaled, 0.1)
-
-    @torch.no_grad()
-    def expand(self) -> None:
-        factors = []
-        gradients = self._gradient_rows()
-        for name, gradient in zip(self._passes.inputs, gradients, strict=True):
-            rows = self._passes.input_rows(name, summed=False).flatten(0, 1)
-            gram, total = rows.T @ rows, rows.sum(0)
-            d = len(total)
-            extended = gram.new_empty(d + 1, d + 1)
-            extended[:d, :d] = gram
-            extended[:d, d] = total
-            extended[d, :d] = total
-            extended[d, d] = len(rows)
-            rows = gradient.flatten(0, 1)
-            factors += [extended, rows.T @ rows]
-        self._update(factors)
-
-    @torch.no_grad()
-    def reduce(self) -> None:
-        factors = []
-        gradients = self._gradient_rows()
-        for name, gradient in zip(self._passes.inputs, gradients, strict=True):
-            summed = self._passes.input_rows(name, summed=True).squeeze(1)
-            ones = summed.new_ones(len(summed), 1)
-            rows = torch.cat([summed, ones], 1) / gradient.shape[1]
-            total = gradient.sum(1)
-            squares = torch.linalg.vector_norm(gradient) ** 2
-            left = torch.linalg.vector_norm(total) ** 2
-            total = torch.where(left < 1e-10 * squares, 0.0, total)
-            factors += [rows.T @ rows, total.T @ total]
-        self._update(factors)
-
-    @torch.no_grad()
-    def invert(self) -> None:
-        self._inverses = []
-        for average in self._averages:
-            damped = average / average.diagonal().mean().clamp(min=1e-30)
-            damped.diagonal().add_(0.3)
-            self._inverses.append(torch.cholesky_inverse(torch.linalg.cholesky(damped)))
-
-    @torch.no_grad()
-    def precondition(self) -> None:
-        inverses = iter(self._inverses)
-        for weight, bias in self._passes.parameters:
-            assert weight.grad is not None
-            assert bias.grad is not None
-            gradient = torch.cat([weight.grad.flatten(1), bias.grad[:, None]], 1)
-            a, b = next(inverses), next(inverses)
-            matrix = b @ gradient @ a
-            matrix[:, :-1].reshape(weight.shape)
-            matrix[:, -1].reshape(bias.shape)
+def _part_seconds(runs: Mapping[str, Run]) -> dict[str, float]:
+    """Times the parts of a step of each approximation once."""
+    seconds = {}
+    for approximation, kinds in pytorch_parts.measure(runs, 1, False).items():
+        for part in _PLAIN_PARTS:
+            seconds[part] = kinds['plain'][part]
+        for part in _STATISTICS_PARTS:
+            name = f'{part}, {approximation}' if part == 'factors' else part
+            seconds[name] = kinds['statistics'][part]
+    return seconds
 
 
-def _parts() -> dict[str, Callable[[], Any]]:
-    """Returns the parts of a step, to be called in this order."""
-    passes = _Passes()
-    kronecker = _Kronecker(passes)
-    optimizer = FirstOrderOptimizer(passes.model, Settings(approximation='none'), None)
+def _predictions() -> dict[str, Part]:
+    """Returns the parts of the cost model under the names of the measured ones."""
+    cost = StepCost(offline_model())
+    factors = {
+        approximation: cost.parts(approximation)['factors']
+        for approximation in APPROXIMATIONS
+    }
+    parts = cost.parts(APPROXIMATIONS[0])
     return {
-        'forward': passes.forward,
-        'extra backward': passes.extra_backward,
-        'backward': passes.backward,
-        'factors, expand': kronecker.expand,
-        'factors, reduce': kronecker.reduce,
-        'inverses': kronecker.invert,
-        'preconditioning': kronecker.precondition,
-        # A learning rate of zero, so that the same work is timed in every round.
-        'first-order rule': lambda: optimizer.step(0.0),
+        'forward and backward': parts['forward'] + parts['backward'],
+        'extra backward': parts['extra backward'],
+        **{f'factors, {name}': part for name, part in factors.items()},
+        **{name: parts[name] for name in ('inverses', *_PLAIN_PARTS[1:])},
     }
 
 
@@ -308,37 +183,41 @@ def compare(rounds: int) -> list[dict[str, Any]]:
     use it too.
 
     Args:
-      rounds: How often each is timed.
+      rounds: How often each is timed; two more rounds warm up.
 
     Returns:
       Predicted and measured milliseconds, and their ratio, by part.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds = _seconds({**_probes(), **_parts()}, rounds)
+    probes = _probes()
+    runs = {approximation: _start(approximation) for approximation in APPROXIMATIONS}
+    times: dict[str, list[float]] = collections.defaultdict(list)
+    for number in range(rounds + 2):
+        seconds = {name: _time(probe) for name, probe in probes.items()}
+        seconds.update(_part_seconds(runs))
+        if number >= 2:
+            for name, elapsed in seconds.items():
+                times[name].append(elapsed)
     torch.set_num_threads(threads)
-    device, cost = _device(seconds), StepCost(offline_model())
-    parts: dict[str, Part] = {}
-    for approximation in ('expand', 'reduce'):
-        for name, part in cost.parts(approximation).items():
-            parts[f'{name}, {approximation}' if name == 'factors' else name] = part
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    device = _device(medians)
     return [
         {
             'part': name,
             'predicted_ms': 1e3 * device.seconds(part),
-            'measured_ms': 1e3 * seconds[name],
-            'ratio': device.seconds(part) / seconds[name],
+            'measured_ms': 1e3 * medians[name],
+            'ratio': device.seconds(part) / medians[name],
         }
-        for name, part in parts.items()
-        if name in seconds
+        for name, part in _predictions().items()
     ]
 
 
 def format_comparison(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats a comparison as a table."""
-    lines = [f'{"part":16} | predicted ms | measured ms | predicted / measured']
+    lines = [f'{"part":20} | predicted ms | measured ms | predicted / measured']
     lines += [
-        f'{row["part"]:16} | {row["predicted_ms"]:12.3f} | {row["measured_ms"]:11.3f} '
+        f'{row["part"]:20} | {row["predicted_ms"]:12.3f} | {row["measured_ms"]:11.3f} '
         f'| {row["ratio"]:.2f}'
         for row in rows
     ]

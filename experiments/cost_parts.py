@@ -92,7 +92,7 @@ class StepCost:
             own += self._gradient_sums(layer, approximation)
             for dim in layer.factor_dims:
                 # Scaling, check for finiteness, moving average.
-                own.append(pointwise(dim**2, passes=2 + 1 + 3, kernels=6))
+                own.append(pointwise(dim**2, passes=2 + 1 + 3, kernels=9))
             part += [operation.times(layer.count) for operation in own]
         return tuple(part)
 
@@ -104,13 +104,13 @@ class StepCost:
             yield self._gram(rows, layer.d_in)
             if layer.bias:
                 # The bias's row is the sum of all rows.
-                yield pointwise(rows * layer.d_in, passes=1, kernels=5)
+                yield pointwise(rows * layer.d_in, passes=1, kernels=18)
         else:
             if layer.positions != 1:
                 # The sum over positions reads all rows and writes one an example.
                 yield pointwise(rows * layer.d_in, passes=1)
             # The bias's column, and the average.
-            yield pointwise(self.examples * dim, passes=4, kernels=3)
+            yield pointwise(self.examples * dim, passes=4, kernels=19)
             yield self._gram(self.examples, dim)
 
     def _gradient_sums(self, layer: Layer, approximation: str) -> Iterator[Operation]:
@@ -120,7 +120,7 @@ class StepCost:
         else:
             # The sum over positions, and the norm that tells rounding from gradient.
             passes = 1 if layer.positions == 1 else 2
-            yield pointwise(rows * layer.d_out, passes, kernels=5)
+            yield pointwise(rows * layer.d_out, passes, kernels=14)
             yield self._gram(self.examples, layer.d_out)
 
     def _gram(self, rows: float, dim: int) -> Operation:
