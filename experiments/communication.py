@@ -38,7 +38,7 @@ from submission import pytorch_submission
 from submission.pytorch.communication import traffic
 from workloads_overrides import random_utils, registry
 from workloads_overrides.runner.search_space import as_hyperparameters
-from workloads_overrides.runner.submission_functions import functions_of
+from workloads_overrides.runner.submission_functions import batch_size_for
 
 INTERVAL = 10
 _POINT = {
@@ -99,7 +99,7 @@ def _steps(
         random_utils.prng_key(rank),
         'train',
         None,
-        functions_of(pytorch_submission).batch_size(workload_name) // world_size,
+        batch_size_for(pytorch_submission.get_batch_size, workload_name) // world_size,
     )
     model: nn.Module
     model, model_state = workload.init_model_fn(random_utils.prng_key(0))

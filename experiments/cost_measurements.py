@@ -143,7 +143,7 @@ def _start(approximation: str) -> Run:
     }
     workload = registry.load_workload(WORKLOAD, 'pytorch')
     batch_size = get_batch_size(WORKLOAD)
-    run = Run.start(workload, 'pytorch', point, batch_size, clock=time.process_time)
+    run = Run(workload, 'pytorch', point, batch_size, clock=time.process_time)
     run.warm_up()
     return run
 

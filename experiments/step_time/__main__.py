@@ -23,10 +23,12 @@ from absl import app, flags, logging
 from experiments import trials
 from experiments.step_time import breakdown, intervals, memory, plots, tables
 from experiments.step_time.results import Results
-from experiments.step_time.runs import Run, default_batch_size, start_all
+from experiments.step_time.runs import Run, start_all
 from experiments.step_time.variants import points
+from submission.settings import get_batch_size
 from workloads_overrides import registry
 from workloads_overrides.runner import frameworks
+from workloads_overrides.runner.submission_functions import batch_size_for
 
 
 def measure_all(
@@ -59,7 +61,7 @@ def measure_all(
         return {
             'summary': intervals.summarise(seconds),
             'compilation_seconds': {
-                name: {str(step): value for step, value in run.compilation.items()}
+                name: {str(k): v for k, v in run.training.compilation.items()}
                 for name, run in runs().items()
             },
             'seconds': seconds,
@@ -130,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
     workload_name, framework_name = values.workload, values.framework
     if values.num_threads is not None:
         frameworks.load(framework_name).set_num_threads(values.num_threads)
-    batch_size = values.batch_size or default_batch_size(workload_name)
+    batch_size = values.batch_size or batch_size_for(get_batch_size, workload_name)
     path = pathlib.Path(values.output_dir) / f'{workload_name}_{framework_name}.json'
     conditions = {
         'machine': trials.machine(framework_name),

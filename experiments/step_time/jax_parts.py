@@ -13,6 +13,7 @@ together. It can be negative.
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import statistics
@@ -56,8 +57,8 @@ class _Passes:
 
     def __call__(self, params: Any, batch: Any, rng: jax.Array) -> tuple[Any, Any, Any]:
         """Returns gradients, factor sums (None without) and the number of terms."""
-        workload, settings = self.run.workload, self.run.settings
-        model_state = self.run.state[2]
+        workload, settings = self.run.training.workload, self.run.settings
+        model_state = self.run.training.state[2]
 
         def forward(params: Any) -> tuple[Any, Any]:
             return workload.model_fn(
@@ -103,9 +104,9 @@ class _Passes:
 
 def _stages_without_kfac(run: Run) -> tuple[Stages, tuple[Any, Any, Any]]:
     """Returns the parts of NAdamW's step, and parameters, batch and gradients."""
-    batch, key = sharding.shard_batch(next(run.queue)), run.key
+    batch, key = sharding.shard_batch(next(run.training.queue)), run.training.key
     # Copies: a step takes over the arrays of the run.
-    params = jax.tree.map(jnp.copy, run.state[1])
+    params = jax.tree.map(jnp.copy, run.training.state[1])
     optimizer = FirstOrderOptimizer(
         dataclasses.replace(run.settings, approximation='none'), None
     )
@@ -139,11 +140,13 @@ def _stages_of_kfac(
       with_factor_work: Whether also what works on factors alone, which is the same
         for all approximations.
     """
-    preconditioner = run.state[0][1].preconditioner
+    preconditioner = run.training.state[0][1].preconditioner
     stages: Stages = {}
     for kind in ('empirical', 'monte_carlo'):
         passes = jax.jit(_Passes(_sampling(run), preconditioner, kind))
-        stages[f'passes, {kind}'] = functools.partial(passes, params, batch, run.key)
+        stages[f'passes, {kind}'] = functools.partial(
+            passes, params, batch, run.training.key
+        )
     if not with_factor_work:
         return stages
     _, sums, terms = stages['passes, monte_carlo']()
@@ -164,8 +167,9 @@ def _stages_of_kfac(
 
 def _sampling(run: Run) -> Run:
     """Returns the run with settings that sample labels, whatever its own are."""
-    settings = dataclasses.replace(run.settings, fisher_type='monte_carlo')
-    return dataclasses.replace(run, settings=settings)
+    sampling = copy.copy(run)
+    sampling.settings = dataclasses.replace(run.settings, fisher_type='monte_carlo')
+    return sampling
 
 
 def _timed(stage: Callable[[], Any]) -> float:

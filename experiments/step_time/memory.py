@@ -51,7 +51,7 @@ def measure_here(
       MiB resident before the first step, the peak, and the peak's excess over it.
     """
     workload = registry.load_workload(workload_name, framework_name)
-    run = Run.start(workload, framework_name, points()[method], batch_size)
+    run = Run(workload, framework_name, points()[method], batch_size)
     before = psutil.Process().memory_info().rss
     set_peak_back()
     if framework_name == 'jax':

@@ -68,7 +68,7 @@ class _Stopwatch:
     def _lap(self) -> None:
         if self._waits:
             torch.cuda.synchronize()
-        now = self._run.clock()
+        now = self._run.training.clock()
         if self._running:
             self.seconds[self._running[-1]] += now - self._since
         self._since = now
@@ -89,11 +89,11 @@ class _Stopwatch:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Replaces the functions."""
-        workload = self._run.workload
+        workload = self._run.training.workload
         passes = [
             (workload, n, 'forward and backward') for n in ('model_fn', 'loss_fn')
         ]
-        step = (self._run.submission, 'update_params', _REST)
+        step = (self._run.training.submission, 'update_params', _REST)
         with contextlib.ExitStack() as stack:
             for owner, name, part in (*_FUNCTIONS, *passes, step):
                 function = self.timed(part, getattr(owner, name))

@@ -1,65 +1,33 @@
 """A training run that takes one step at a time, of the kind that is asked for."""
 
-import dataclasses
 import importlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from submission.settings import Settings, get_batch_size
-from workloads_overrides import registry
-from workloads_overrides.runner import frameworks
-from workloads_overrides.runner.frameworks import Framework
-from workloads_overrides.runner.search_space import as_hyperparameters
+from experiments.training import Training
+from submission.settings import Settings
 
 StepKind = Literal['plain', 'statistics']
 
 
-def default_batch_size(workload_name: str) -> int:
-    """Returns the submission's batch size for a workload, as a runner asks for it."""
-    try:
-        return get_batch_size(workload_name)
-    except ValueError:
-        return get_batch_size(registry.base_name(workload_name))
-
-
-@dataclasses.dataclass
 class Run:
-    """A training run under way.
+    """A run of the K-FAC submission.
 
     Attributes:
-      framework: What the runner knows of the framework.
-      submission: The submission's module.
+      training: The training.
       settings: The trial's settings.
-      workload: The workload.
-      state: The optimiser's state, the parameters and the model's state.
-      queue: Training batches.
-      key: Key of the run.
-      clock: Returns seconds.
       step: Number of the next step, or less than it.
-      compilation: Seconds of compilation by step, of those that compiled anything.
     """
 
-    framework: Framework
-    submission: Any
-    settings: Settings
-    workload: Any
-    state: tuple[Any, Any, Any]
-    queue: Any
-    key: Any
-    clock: Callable[[], float] = time.perf_counter
-    step: int = 0
-    compilation: dict[int, float] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def start(
-        cls,
+    def __init__(
+        self,
         workload: Any,
         framework_name: str,
         point: Mapping[str, Any],
         batch_size: int,
         clock: Callable[[], float] = time.perf_counter,
-    ) -> 'Run':
+    ) -> None:
         """Initialises model and optimiser.
 
         Args:
@@ -69,25 +37,12 @@ class Run:
           batch_size: Examples in a batch.
           clock: Returns seconds.
         """
-        framework = frameworks.load(framework_name)
         submission = importlib.import_module(f'submission.{framework_name}_submission')
-        key = framework.prng_key(0)
-        queue = workload._build_input_queue(key, 'train', None, batch_size)
-        params, model_state = workload.init_model_fn(key)
-        hyperparameters = as_hyperparameters(dict(point))
-        optimizer_state = submission.init_optimizer_state(
-            workload, params, model_state, hyperparameters, key
+        self.training = Training.start(
+            workload, framework_name, submission, point, batch_size, clock
         )
-        return cls(
-            framework,
-            submission,
-            Settings.from_hyperparameters(hyperparameters),
-            workload,
-            (optimizer_state, params, model_state),
-            queue,
-            key,
-            clock,
-        )
+        self.settings = Settings.from_hyperparameters(self.training.hyperparameters)
+        self.step = 0
 
     @property
     def kinds(self) -> tuple[StepKind, ...]:
@@ -111,31 +66,8 @@ class Run:
             is_statistics = self.settings.is_statistics_step
             while is_statistics(self.step) != (kind == 'statistics'):
                 self.step += 1
-        batch = next(self.queue)
-        key = self.framework.fold_in(self.key, self.step)
-        optimizer_state, params, model_state = self.state
-        compiled_before = self.framework.compilation_seconds()
-        start = self.clock()
-        self.state = self.submission.update_params(
-            workload=self.workload,
-            current_param_container=params,
-            current_params_types=self.workload.model_params_types,
-            model_state=model_state,
-            hyperparameters=None,
-            batch=batch,
-            loss_type=self.workload.loss_type,
-            optimizer_state=optimizer_state,
-            eval_results=[],
-            global_step=self.step,
-            rng=key,
-        )
-        self.framework.wait_for(*self.state[1:])
-        elapsed = self.clock() - start
-        compiled = self.framework.compilation_seconds() - compiled_before
-        if compiled > 0:
-            self.compilation[self.step] = round(compiled, 3)
         self.step += 1
-        return elapsed - compiled
+        return self.training.take_step(self.step - 1)
 
     def warm_up(self) -> None:
         """Takes the first steps, which compile, allocate and fill the state."""
@@ -151,6 +83,6 @@ def start_all(
 ) -> dict[str, Run]:
     """Returns a run for each point, by the points' names."""
     return {
-        name: Run.start(workload, framework_name, point, batch_size)
+        name: Run(workload, framework_name, point, batch_size)
         for name, point in points.items()
     }

@@ -32,18 +32,23 @@ class SubmissionFunctions:
     get_eval_batch_size: Callable[[str], int] | None = None
 
     def batch_size(self, workload_name: str) -> int:
-        """Returns the training batch size for a workload.
+        """Returns the training batch size for a workload."""
+        return batch_size_for(self.get_batch_size, workload_name)
 
-        A submission may know base workloads only; then the size for the base
-        workload counts.
-        """
-        try:
-            return self.get_batch_size(workload_name)
-        except ValueError:
-            base = registry.base_name(workload_name)
-            if base == workload_name:
-                raise
-            return self.get_batch_size(base)
+
+def batch_size_for(get_batch_size: Callable[[str], int], workload_name: str) -> int:
+    """Returns the training batch size for a workload.
+
+    A submission may know base workloads only; then the size for the base workload
+    counts.
+    """
+    try:
+        return get_batch_size(workload_name)
+    except ValueError:
+        base = registry.base_name(workload_name)
+        if base == workload_name:
+            raise
+        return get_batch_size(base)
 
 
 def functions_of(module: ModuleType) -> SubmissionFunctions:

@@ -38,7 +38,7 @@ VIEWS = {
 
 def start(framework, method, size=SMALL, **kwargs):
     workload = size.workload(framework)
-    return Run.start(workload, framework, points()[method], size.batch, **kwargs)
+    return Run(workload, framework, points()[method], size.batch, **kwargs)
 
 
 def products(layers):
@@ -79,7 +79,7 @@ def test_plain_step_in_pytorch_has_two_products_a_layer(method):
     nadamw_flops, nadamw = plain_pytorch_step(start('pytorch', NADAMW))
     run = start('pytorch', method)
     flops, operations = plain_pytorch_step(run)
-    layers = run.state[0]['preconditioner'].layers
+    layers = run.training.state[0]['preconditioner'].layers
     expected = products(layers)
     if 'reduce' in method:
         # Summed over positions, the gradient of the attention's keys vanishes, and
@@ -100,7 +100,7 @@ def jax_runs():
     runs = {}
     for method in (NADAMW, 'reduce, monte_carlo'):
         workload = tiny_workload('jax')
-        run = runs[method] = Run.start(workload, 'jax', points()[method], 16)
+        run = runs[method] = Run(workload, 'jax', points()[method], 16)
         for step in range(25):
             is_statistics = run.settings.is_statistics_step(step)
             run.take('statistics' if is_statistics else 'plain')
@@ -108,26 +108,28 @@ def jax_runs():
 
 
 def plain_jax_flops(run):
-    jax_submission = run.submission
-    (state, steps), params, model_state = run.state
-    batch = jax_submission.sharding.shard_batch(next(run.queue))
-    lowered = steps.plain.lower(state, params, model_state, batch, run.key, 1e-3)
+    jax_submission = run.training.submission
+    (state, steps), params, model_state = run.training.state
+    batch = jax_submission.sharding.shard_batch(next(run.training.queue))
+    lowered = steps.plain.lower(
+        state, params, model_state, batch, run.training.key, 1e-3
+    )
     return lowered.compile().cost_analysis()['flops']
 
 
 def test_plain_step_in_jax_has_two_products_a_layer(jax_runs):
     nadamw, kfac = jax_runs.values()
     extra = plain_jax_flops(kfac) - plain_jax_flops(nadamw)
-    expected = products(kfac.state[0][1].preconditioner.layers)
+    expected = products(kfac.training.state[0][1].preconditioner.layers)
     # Beside the products the compiler counts each operation on an entry.
     assert expected <= extra <= 1.02 * expected
 
 
 def test_jax_compiles_each_kind_of_step_once(jax_runs):
     nadamw, kfac = jax_runs.values()
-    assert list(nadamw.compilation) == [0]
+    assert list(nadamw.training.compilation) == [0]
     # The first statistics step, and the first plain one.
-    assert list(kfac.compilation) == [0, 2]
+    assert list(kfac.training.compilation) == [0, 2]
 
 
 @pytest.mark.parametrize('method', ['reduce, monte_carlo', 'expand, monte_carlo'])

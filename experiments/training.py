@@ -1,0 +1,98 @@
+"""A training run under way, one step at a time."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, Self
+
+from workloads_overrides.runner import frameworks
+from workloads_overrides.runner.frameworks import Framework
+from workloads_overrides.runner.search_space import as_hyperparameters
+
+
+@dataclasses.dataclass
+class Training:
+    """A training run.
+
+    Attributes:
+      framework: What the runner knows of the framework.
+      submission: The submission's module.
+      hyperparameters: The point, as a runner gives it to the submission.
+      workload: The workload.
+      state: The optimiser's state, the parameters and the model's state.
+      queue: Training batches.
+      key: Key of the run.
+      clock: Returns seconds.
+      compilation: Seconds of compilation by step, of those that compiled anything.
+    """
+
+    framework: Framework
+    submission: Any
+    hyperparameters: Any
+    workload: Any
+    state: tuple[Any, Any, Any]
+    queue: Any
+    key: Any
+    clock: Callable[[], float] = time.perf_counter
+    compilation: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls,
+        workload: Any,
+        framework_name: str,
+        submission: ModuleType,
+        point: Mapping[str, Any],
+        batch_size: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Self:
+        """Initialises model and optimiser.
+
+        Args:
+          workload: The workload; several runs of one model may share it.
+          framework_name: `'pytorch'` or `'jax'`.
+          submission: Module of the submission.
+          point: Hyperparameters.
+          batch_size: Examples in a batch.
+          clock: Returns seconds.
+        """
+        framework = frameworks.load(framework_name)
+        key = framework.prng_key(0)
+        queue = workload._build_input_queue(key, 'train', None, batch_size)
+        params, model_state = workload.init_model_fn(key)
+        hyperparameters = as_hyperparameters(dict(point))
+        optimizer_state = submission.init_optimizer_state(
+            workload, params, model_state, hyperparameters, key
+        )
+        state = (optimizer_state, params, model_state)
+        return cls(
+            framework, submission, hyperparameters, workload, state, queue, key, clock
+        )
+
+    def take_step(self, step: int) -> float:
+        """Takes a step; returns its seconds, without its batch and compilation."""
+        batch = next(self.queue)
+        key = self.framework.fold_in(self.key, step)
+        optimizer_state, params, model_state = self.state
+        compiled_before = self.framework.compilation_seconds()
+        start = self.clock()
+        self.state = self.submission.update_params(
+            workload=self.workload,
+            current_param_container=params,
+            current_params_types=self.workload.model_params_types,
+            model_state=model_state,
+            hyperparameters=self.hyperparameters,
+            batch=batch,
+            loss_type=self.workload.loss_type,
+            optimizer_state=optimizer_state,
+            eval_results=[],
+            global_step=step,
+            rng=key,
+        )
+        self.framework.wait_for(*self.state[1:])
+        elapsed = self.clock() - start
+        compiled = self.framework.compilation_seconds() - compiled_before
+        if compiled > 0:
+            self.compilation[step] = round(compiled, 3)
+        return elapsed - compiled
