@@ -8,9 +8,20 @@ import pytest
 
 from experiments.peers.ours import Ours
 from experiments.peers.task import Task
-from workloads_overrides import registry
+from tests.submission.jax.tiny_workload import TinyGraphWorkload
 
 from .methods import tiny_task
+
+
+class GraphsWithoutPadding(TinyGraphWorkload):
+    """Rows of layers are nodes and edges, and all count."""
+
+    # Passed on to the submission, which does not read it.
+    model_params_types = {}  # noqa: RUF012
+
+    def batch(self, *args, **kwargs):
+        batch = super().batch(*args, **kwargs)
+        return {**batch, 'weights': np.ones(len(batch['targets']), np.float32)}
 
 
 @pytest.fixture
@@ -35,13 +46,13 @@ def test_it_trains(peer, is_adaptive):
 
 
 def test_rows_that_are_not_examples_give_our_factors(adapter):
-    task = Task(registry.load_workload('ogbg_chembl', 'jax'), 'jax', 16)
+    task = Task(GraphsWithoutPadding(), 'jax', 8)
     params, batch = task.params(), jax.device_put(task.probe)
     adapter.adapt_to_jax()
     estimator = adapter.kfac_jax.BlockDiagonalCurvature(
         func=adapter.registered_loss(task),
         default_estimation_mode='fisher_empirical',
-        layer_tag_to_block_ctor=adapter.block_constructors(16),
+        layer_tag_to_block_ctor=adapter.block_constructors(8),
     )
     state = estimator.init(task.key, (params, batch), None, -1)
     state = jax.jit(
@@ -50,7 +61,7 @@ def test_rows_that_are_not_examples_give_our_factors(adapter):
             ema_old=0.0,
             ema_new=1.0,
             identity_weight=0.0,
-            batch_size=16,
+            batch_size=8,
             rng=task.key,
             func_args=(params, batch),
         )
@@ -70,6 +81,6 @@ def test_rows_that_are_not_examples_give_our_factors(adapter):
             ours = np.ravel(np.asarray(averages[f'{module}/{side}'], np.float64))
             # Their scale differs, by rows for examples.
             cosine = theirs @ ours / np.linalg.norm(theirs) / np.linalg.norm(ours)
-            assert cosine > 1 - 1e-3
+            assert cosine > 1 - 1e-5
             compared += 1
-    assert compared == 24
+    assert compared == 6
