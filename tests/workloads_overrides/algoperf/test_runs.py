@@ -73,8 +73,9 @@ def check_trained_and_evaluated(folder, steps):
 
 
 @pytest.mark.parametrize('framework', ['pytorch', 'jax'])
-@pytest.mark.parametrize('workload', ['ogbg_small', 'imagenet_vit_small'])
-def test_a_small_model_trains_and_evaluates(command, workload, framework, tmp_path):
+@pytest.mark.parametrize('stock', STOCK)
+def test_a_small_model_trains_and_evaluates(command, stock, framework, tmp_path):
+    workload = f'{stock}_small'
     run(command('algoperf', framework, workload, max_global_steps=3))
     check_trained_and_evaluated(trial(tmp_path, workload, framework), 3)
 
