@@ -12,7 +12,7 @@ plain step, a plain step, and the mean over the interval; the state beside the
 parameters; and the loss on one batch before and after the first 30 steps, which says
 whether a method trains. A library that is not installed is left out.
 
-Tables are printed, and written with all measurements to
+Tables are printed, and all measurements written to
 `experiments/results/peers/<workload>_<framework>.json`, library by library: a run that
 is killed goes on with what is missing when the same command is given again.
 """

@@ -41,6 +41,8 @@ class _Loss(nn.Module):
 class Asdfghjkl(PyTorchMethod):
     """SGD on the gradient that its `KfacGradientMaker` preconditions."""
 
+    note = f'damping {_DAMPING}, its README has 0.01'
+
     def __init__(self, task: Task, fisher_type: str) -> None:
         super().__init__(task)
         self._loss = _Loss(task)

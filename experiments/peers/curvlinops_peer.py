@@ -37,10 +37,12 @@ class Curvlinops(PyTorchMethod):
     """Computes factors without and with their inverses; trains nothing.
 
     A new operator for each is what its documentation asks for once parameters change.
+    Each runs the model forward and backward, which the K-FAC of an optimiser shares
+    with the training step; only beside a whole statistics step is it comparable.
     """
 
     interval: tuple[Kind, ...] = ('factors', 'factors', 'update')
-    note = 'factors, and their inverses with one product; no optimiser'
+    note = 'update includes a forward and backward pass of its own; no optimiser'
 
     def __init__(self, task: Task, approximation: str, fisher_type: str = 'mc') -> None:
         super().__init__(task)

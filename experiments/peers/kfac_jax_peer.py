@@ -30,7 +30,7 @@ class KFACJax(Method):
     def __init__(self, task: Task, is_adaptive: bool) -> None:
         super().__init__(task)
         adapt_to_jax()
-        self.note = 'adapted to this JAX and to these layers'
+        self.note = 'adapted to this JAX and these layers, a gradient step ahead'
         self._is_adaptive = is_adaptive
         self._gradient = jax.value_and_grad(registered_loss(task))
         self._optimizer: Any = kfac_jax.Optimizer(

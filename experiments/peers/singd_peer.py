@@ -25,6 +25,8 @@ class Singd(PyTorchMethod):
     It leaves other parameters to another optimiser.
     """
 
+    note = f'learning rate {_LEARNING_RATE}, its default is 0.001'
+
     def __init__(self, task: Task, approximation: str) -> None:
         super().__init__(task)
         self.singd = SINGD(
@@ -42,7 +44,7 @@ class Singd(PyTorchMethod):
             torch.optim.SGD(rest, _LEARNING_RATE, momentum=_MOMENTUM),
         ]
         if task.has_graphs:
-            self.note = 'its documentation excludes graph networks'
+            self.note += '; its documentation excludes graph networks'
 
     def state_bytes(self) -> int:
         """Returns the size of inverse factors and momenta."""

@@ -37,6 +37,7 @@ def _row(name: str, found: Mapping[str, Any], width: int) -> list[str]:
         empty = ['-'] * (width - 2)
         return [name, *empty, f'does not run: {found["failure"]}']
     summary, losses = found['summary'], found['losses']
+    remarks = [_training(summary, losses), found['note'], _factors(summary)]
     times = [_cell(summary, column, 'milliseconds', '.1f') for column in _COLUMNS]
     return [
         name,
@@ -45,7 +46,7 @@ def _row(name: str, found: Mapping[str, Any], width: int) -> list[str]:
         f'{found["state_bytes"] / 1024:.0f}',
         # Nothing to say of what only computes factors.
         '-' if EVERY not in summary else f'{losses[0]:.3f} to {losses[1]:.3f}',
-        '; '.join(filter(None, [_training(summary, losses), found['note']])),
+        '; '.join(filter(None, remarks)),
     ]
 
 
@@ -54,6 +55,13 @@ def _cell(summary: Mapping[str, Any], column: str, value: str, digits: str) -> s
         return '-'
     low, high = summary[column][f'{value}_quartiles']
     return f'{summary[column][value]:{digits}} ({low:{digits}} to {high:{digits}})'
+
+
+def _factors(summary: Mapping[str, Any]) -> str:
+    # Only a method without steps computes factors and leaves the inverses.
+    if 'factors' not in summary:
+        return ''
+    return f'without inverses {_cell(summary, "factors", "milliseconds", ".1f")}'
 
 
 def _training(summary: Mapping[str, Any], losses: list[float]) -> str:

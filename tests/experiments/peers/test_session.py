@@ -53,6 +53,26 @@ def test_a_loss_that_does_not_fall_is_told(after):
     )
 
 
+def test_factors_without_a_step_have_their_own_time():
+    spread = {
+        'milliseconds': 1.0,
+        'milliseconds_quartiles': [0.9, 1.1],
+        'ratio': 1.0,
+        'ratio_quartiles': [1, 1],
+    }
+    found = {
+        'summary': {'factors': spread, 'update': {**spread, 'milliseconds': 1.1}},
+        'losses': [1.0, 1.0],
+        'state_bytes': 2048,
+        'note': 'a note',
+    }
+    *_, row = table.of_peer({'peer': found}).splitlines()
+    assert row == (
+        '| peer | - | 1.1 (0.9 to 1.1) | - | - | - | 2 | - | '
+        'a note; without inverses 1.0 (0.9 to 1.1) |'
+    )
+
+
 def test_libraries_that_are_missing_or_broken_are_told_and_others_go_on(
     tmp_path, monkeypatch, capsys
 ):
