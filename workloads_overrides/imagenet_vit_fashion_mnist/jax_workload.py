@@ -117,32 +117,17 @@ class ImagenetVitFashionMnistWorkload(JaxWorkload, BaseImagenetVitFashionMnistWo
         num_correct = ((logits.argmax(axis=1) == targets) * weights).sum()
         return jnp.stack([num_correct, loss['summed'], loss['n_valid_examples']])
 
-    def _eval_model_on_split(
-        self,
-        split: str,
-        num_examples: int,
-        global_batch_size: int,
-        params: Params,
-        model_state: None,
-        rng: spec.RandomState,
-        data_dir: str | None,
-        global_step: int = 0,
-    ) -> dict[str, float]:
-        """Returns the mean `accuracy` and `loss` over the examples of a split."""
-        del model_state, global_step
+    def _evaluation_batch_size(self, global_batch_size: int) -> int:
         # Blank images fill the last batch, so a larger one changes no result.
         devices = jax.device_count()
-        batch_size = math.ceil(global_batch_size / devices) * devices
-        num_batches = math.ceil(num_examples / batch_size)
-        # Costs nothing to build, and a new one starts at the first example.
-        batches = self._build_input_queue(
-            rng, split, data_dir, batch_size, num_batches=num_batches
-        )
-        totals = np.zeros(3)
-        for _ in range(num_batches):
-            totals += np.asarray(self._jitted_evaluate_batch(params, next(batches)))
-        correct, summed_loss, count = totals.tolist()
-        return {'accuracy': correct / count, 'loss': summed_loss / count}
+        return math.ceil(global_batch_size / devices) * devices
+
+    def _evaluated(
+        self, params: Params, batch: spec.Batch, rng: spec.RandomState
+    ) -> np.ndarray:
+        del rng
+        # Sums over batches are taken in double precision.
+        return np.asarray(self._jitted_evaluate_batch(params, batch), np.float64)
 
 
 class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):

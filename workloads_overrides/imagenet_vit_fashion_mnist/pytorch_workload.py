@@ -1,7 +1,6 @@
 """The workload in PyTorch."""
 
 import dataclasses
-import math
 from collections.abc import Iterator
 
 import torch
@@ -151,43 +150,21 @@ class ImagenetVitFashionMnistWorkload(
             'per_example': losses,
         }
 
-    def _eval_model_on_split(
-        self,
-        split: str,
-        num_examples: int,
-        global_batch_size: int,
-        params: nn.Module,
-        model_state: None,
-        rng: spec.RandomState,
-        data_dir: str | None,
-        global_step: int = 0,
-    ) -> dict[str, float]:
-        """Returns the mean `accuracy` and `loss` over the examples of a split."""
-        del global_step
-        num_batches = math.ceil(num_examples / global_batch_size)
-        # Costs nothing to build, and a new one starts at the first example.
-        batches = self._build_input_queue(
-            rng, split, data_dir, global_batch_size, num_batches=num_batches
+    def _evaluated(
+        self, params: nn.Module, batch: spec.Batch, rng: spec.RandomState
+    ) -> torch.Tensor:
+        logits, _ = self.model_fn(
+            params,
+            batch,
+            None,
+            spec.ForwardPassMode.EVAL,
+            rng,
+            update_batch_norm=False,
         )
-        totals = torch.zeros(3, device=self._device)
-        for _ in range(num_batches):
-            batch = next(batches)
-            logits, _ = self.model_fn(
-                params,
-                batch,
-                model_state,
-                spec.ForwardPassMode.EVAL,
-                rng,
-                update_batch_norm=False,
-            )
-            targets, weights = batch['targets'], batch['weights']
-            loss = self.loss_fn(targets, logits, weights)
-            num_correct = ((logits.argmax(dim=1) == targets) * weights).sum()
-            totals += torch.stack(
-                [num_correct, loss['summed'], loss['n_valid_examples']]
-            )
-        correct, summed_loss, count = totals.tolist()
-        return {'accuracy': correct / count, 'loss': summed_loss / count}
+        targets, weights = batch['targets'], batch['weights']
+        loss = self.loss_fn(targets, logits, weights)
+        num_correct = ((logits.argmax(dim=1) == targets) * weights).sum()
+        return torch.stack([num_correct, loss['summed'], loss['n_valid_examples']])
 
 
 class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):

@@ -1,6 +1,8 @@
 """What the workload is, independent of the framework that trains it."""
 
+import abc
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -122,6 +124,42 @@ class BaseImagenetVitFashionMnistWorkload(spec.Workload):
             imagenet_v2_data_dir,
             global_step,
         )
+
+    def _eval_model_on_split(
+        self,
+        split: str,
+        num_examples: int,
+        global_batch_size: int,
+        params: Any,
+        model_state: Any,
+        rng: spec.RandomState,
+        data_dir: str | None,
+        global_step: int = 0,
+    ) -> dict[str, float]:
+        """Returns the mean `accuracy` and `loss` over the examples of a split."""
+        del model_state, global_step
+        batch_size = self._evaluation_batch_size(global_batch_size)
+        num_batches = math.ceil(num_examples / batch_size)
+        # Costs nothing to build, and a new one starts at the first example.
+        batches: Any = self._build_input_queue(
+            rng, split, data_dir, batch_size, num_batches=num_batches
+        )
+        totals: Any = sum(
+            self._evaluated(params, next(batches), rng) for _ in range(num_batches)
+        )
+        correct, summed_loss, count = totals.tolist()
+        return {'accuracy': correct / count, 'loss': summed_loss / count}
+
+    def _evaluation_batch_size(self, global_batch_size: int) -> int:
+        """Returns the size of the batches to evaluate instead of one asked for."""
+        return global_batch_size
+
+    @abc.abstractmethod
+    def _evaluated(self, params: Any, batch: spec.Batch, rng: spec.RandomState) -> Any:
+        """Returns the number of correct answers, the summed loss and the count.
+
+        Together in one array, which may stay on its device.
+        """
 
     def build_numpy_queue(
         self,
