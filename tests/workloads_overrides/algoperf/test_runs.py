@@ -32,6 +32,19 @@ STOCK = [
     'imagenet_vit_map',
 ]
 
+# AlgoPerf calls the outcome of this model's second dropout, so it cannot be
+# initialised, by whichever submission.
+BROKEN = 'imagenet_vit_post_ln'
+
+
+def stock_in_jax(stock):
+    broken = pytest.mark.xfail(strict=True, reason="AlgoPerf's model does not run.")
+    return pytest.param(stock, 'jax', marks=broken if stock == BROKEN else ())
+
+
+IN_JAX = [stock_in_jax(stock) for stock in STOCK]
+IN_BOTH = [*((stock, 'pytorch') for stock in STOCK), *IN_JAX]
+
 
 @pytest.fixture
 def command(data_dir, search_space, tmp_path):
@@ -72,8 +85,7 @@ def check_trained_and_evaluated(folder, steps):
     assert (folder / f'checkpoint_{steps}').exists()
 
 
-@pytest.mark.parametrize('framework', ['pytorch', 'jax'])
-@pytest.mark.parametrize('stock', STOCK)
+@pytest.mark.parametrize(('stock', 'framework'), IN_BOTH)
 def test_a_small_model_trains_and_evaluates(command, stock, framework, tmp_path):
     workload = f'{stock}_small'
     run(command('algoperf', framework, workload, max_global_steps=3))
@@ -81,8 +93,7 @@ def test_a_small_model_trains_and_evaluates(command, stock, framework, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('framework', ['pytorch', 'jax'])
-@pytest.mark.parametrize('stock', STOCK)
+@pytest.mark.parametrize(('stock', 'framework'), IN_BOTH)
 def test_a_stock_model_trains_and_evaluates(command, stock, framework, tmp_path):
     workload = f'{stock}_cpu'
     run(command('algoperf', framework, workload, max_global_steps=3))
@@ -91,10 +102,12 @@ def test_a_stock_model_trains_and_evaluates(command, stock, framework, tmp_path)
 
 # Without a GPU the stock PyTorch workloads cannot build their input queues.
 @pytest.mark.slow
-@pytest.mark.parametrize('workload', STOCK)
-def test_the_stock_runner_trains_the_stock_workload(command, workload, tmp_path):
-    run(command('stock', 'jax', workload, '--skip_evals', max_global_steps=3))
-    folder = trial(tmp_path, workload, 'jax')
+@pytest.mark.parametrize(('stock', 'framework'), IN_JAX)
+def test_the_stock_runner_trains_the_stock_workload(
+    command, stock, framework, tmp_path
+):
+    run(command('stock', framework, stock, '--skip_evals', max_global_steps=3))
+    folder = trial(tmp_path, stock, framework)
     assert (folder / 'checkpoint_3').exists()
     assert rows(folder / 'measurements.csv')[-1]['global_step'] == '3'
 
