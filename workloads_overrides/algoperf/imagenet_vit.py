@@ -9,6 +9,7 @@ from typing import Any
 
 from workloads_overrides.algoperf.data_sizes import tfds_size
 from workloads_overrides.algoperf.replacing import replaced
+from workloads_overrides.algoperf.sizes_on_disk import SizesOnDisk
 from workloads_overrides.algoperf.unreachable_targets import UnreachableTargets
 
 _TEST_DATA_SET = 'imagenet_v2/matched-frequency:3.0.0'
@@ -24,17 +25,8 @@ _SMALL_CROP, _SMALL_RESIZE = 32, 36
 _SMALL_STEP_HINT = 1000
 
 
-class CpuImagenetVit(UnreachableTargets, abc.ABC):
-    """AlgoPerf's model on whatever data there is, evaluated in small batches.
-
-    AlgoPerf counts on the sizes of ImageNet's splits.
-    """
-
-    _sizes: dict[str, int]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._sizes = {}
+class CpuImagenetVit(UnreachableTargets, SizesOnDisk, abc.ABC):
+    """AlgoPerf's model on whatever data there is, evaluated in small batches."""
 
     @abc.abstractmethod
     def _training_sizes(self, data_dir: str) -> dict[str, int]:
@@ -46,33 +38,10 @@ class CpuImagenetVit(UnreachableTargets, abc.ABC):
         return _EVAL_BATCH_SIZE
 
     @property
-    def num_train_examples(self) -> int:
-        """Images in the training split on disk."""
-        return self._size('train')
-
-    @property
     def num_eval_train_examples(self) -> int:
         """Training images that are evaluated: full batches, as AlgoPerf needs."""
         available = min(self._size('train'), self._size('validation'))
         return max(available // self.eval_batch_size, 1) * self.eval_batch_size
-
-    @property
-    def num_validation_examples(self) -> int:
-        """Images in the validation split on disk."""
-        return self._size('validation')
-
-    @property
-    def num_test_examples(self) -> int:
-        """Images in the test split on disk."""
-        return self._size('test')
-
-    def _size(self, split: str) -> int:
-        if split not in self._sizes:
-            raise ValueError(
-                f'The number of {split} examples is that of the data on disk, which '
-                'is looked at by _build_input_queue() and eval_model().'
-            )
-        return self._sizes[split]
 
     def _build_input_queue(
         self,

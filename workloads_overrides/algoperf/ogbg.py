@@ -9,6 +9,7 @@ from typing import Any
 from algoperf.workloads.ogbg import input_pipeline
 
 from workloads_overrides.algoperf.data_sizes import tfds_size
+from workloads_overrides.algoperf.sizes_on_disk import SizesOnDisk
 from workloads_overrides.algoperf.unreachable_targets import UnreachableTargets
 
 _DATA_SET = 'ogbg_molpcba:0.1.3'
@@ -18,14 +19,13 @@ _SMALL_STEPS = 2
 _SMALL_STEP_HINT = 1000
 
 
-class CpuOgbg(UnreachableTargets):
+class CpuOgbg(UnreachableTargets, SizesOnDisk):
     """AlgoPerf's model on whatever data there is, evaluated in small batches.
 
-    AlgoPerf pads an evaluation batch to 32,768 graphs of average size, too much for
-    a laptop, and counts on the sizes of the published splits.
+    AlgoPerf pads an evaluation batch to 32,768 graphs of average size, which is too
+    much for a laptop.
     """
 
-    _sizes: dict[str, int] | None = None
     _num_batches: dict[str, int]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -38,38 +38,15 @@ class CpuOgbg(UnreachableTargets):
         return _EVAL_BATCH_SIZE
 
     @property
-    def num_train_examples(self) -> int:
-        """Graphs in the training split on disk."""
-        return self._size('train')
-
-    @property
     def num_eval_train_examples(self) -> int:
         """Training graphs that are evaluated."""
         return min(self._size('train'), self._size('validation'))
-
-    @property
-    def num_validation_examples(self) -> int:
-        """Graphs in the validation split on disk."""
-        return self._size('validation')
-
-    @property
-    def num_test_examples(self) -> int:
-        """Graphs in the test split on disk."""
-        return self._size('test')
-
-    def _size(self, split: str) -> int:
-        if self._sizes is None:
-            raise ValueError(
-                'The numbers of examples are those of the data on disk, which is '
-                'first looked at by _build_input_queue().'
-            )
-        return self._sizes[split]
 
     def _build_input_queue(
         self, data_rng: Any, split: str, data_dir: str, global_batch_size: int
     ) -> Any:
         """Returns AlgoPerf's batches, the sizes of the splits being known then."""
-        if self._sizes is None:
+        if not self._sizes:
             self._sizes = {
                 name: tfds_size(_DATA_SET, name, data_dir)
                 for name in ('train', 'validation', 'test')
