@@ -18,7 +18,7 @@ run: $(RUN_STAMP)
 	$(PYTHON) -m experiments.compare --workload=$(WORKLOAD) --framework=$(FRAMEWORK)
 
 test: lint
-	$(PYTHON) -m pytest -q -m 'not slow'
+	$(PYTHON) -m pytest -q -m 'not slow' --numprocesses=2
 
 test-slow: $(TEST_STAMP)
 	$(PYTHON) -m pytest -q -m slow
