@@ -4,9 +4,16 @@ The machine's rates come from single operations at sizes of their own; the parts
 submission's steps are then timed on the offline vision transformer, and nothing is
 fitted to them. Times are processor seconds of one thread, which other programs on the
 machine disturb least.
+
+Freed memory stays with the process while parts are timed, as PyTorch keeps it on a GPU.
+On a CPU the system's allocator may give it back and fetch it anew in each statistics
+step, which needs more of it than others; that time, which was a quarter of the extra
+backward pass, is not in the model.
 """
 
 import collections
+import ctypes
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +43,17 @@ _STATISTICS_PARTS = ('extra backward', 'factors', 'inverses')
 _ROWS, _DIM = 4096, 96
 _INVERSE_DIMS = 64, 160
 _ENTRIES = 4_000_000
+# Pairs of small matrices, and their entries in another order, as heads have them.
+_PAIRS, _PAIR_ROWS, _PAIR_DIM = (64, 4), 64, 24
 
-# Small operations are timed as they come in a step, many in a row.
-_REPEATS = 50
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h, at the most they take.
+_ALLOCATION_OPTIONS = {-1: 2**31 - 1, -3: 2**25}
+
+# Small operations are timed as they come in a step: about once a layer, and after large
+# ones, whose data and code then fill the caches.
+_REPEATS = 20
+# Those for lists are for all parameters of the model.
+_LISTED = 60
 
 
 def offline_model() -> Model:
@@ -56,6 +71,14 @@ def offline_model() -> Model:
     )
 
 
+def _keep_freed_memory() -> None:
+    """Asks the C library for it; does nothing where that is not GNU's."""
+    set_option = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if set_option is not None:
+        for option, value in _ALLOCATION_OPTIONS.items():
+            set_option(option, value)
+
+
 def _time(function: Callable[[], Any]) -> float:
     start = time.process_time()
     function()
@@ -66,12 +89,17 @@ def _probes() -> dict[str, Callable[[], Any]]:
     """Returns single operations, whose times give this machine's rates."""
     rows, matrix = torch.randn(_ROWS, _DIM), torch.randn(_DIM, _DIM)
     entries, others = torch.randn(_ENTRIES), torch.randn(_ENTRIES)
+    examples, heads = _PAIRS
+    together = torch.randn(examples, _PAIR_ROWS, heads, _PAIR_DIM)
+    apart = together.transpose(1, 2).contiguous().flatten(0, 1)
+    columns = apart.transpose(1, 2).contiguous()
 
-    def several(matrix: Tensor) -> list[Tensor]:
+    def several(matrix: Tensor, number: int = _REPEATS) -> list[Tensor]:
         # A step works on other matrices each time, which are not in the nearest cache.
-        return [matrix.clone() for _ in range(_REPEATS)]
+        return [matrix.clone() for _ in range(number)]
 
     small, matrices = several(torch.zeros(8, 8)), several(matrix)
+    listed = several(torch.zeros(8, 8), _LISTED)
     factors = [
         several(0.1 * torch.randn(d, d) + d * torch.eye(d)) for d in _INVERSE_DIMS
     ]
@@ -82,6 +110,18 @@ def _probes() -> dict[str, Callable[[], Any]]:
             tensor @ tensor
             tensor.mean()
             torch.cat([tensor, tensor])
+
+    def copy() -> None:
+        # Of an attention's four copies one exchanges rows and columns, too.
+        for _ in range(3):
+            together.transpose(1, 2).contiguous()
+        together.permute(0, 2, 3, 1).contiguous()
+
+    def list_operations() -> None:
+        torch._foreach_mul_(listed, 1.0)
+        torch._foreach_lerp_(listed, listed, 0.5)
+        torch._foreach_addcmul_(listed, listed, listed)
+        torch._foreach_sqrt(listed)
 
     def square() -> None:
         for tensor in matrices:
@@ -97,10 +137,12 @@ def _probes() -> dict[str, Callable[[], Any]]:
         'square': square,
         'small inverse': lambda: inverse(factors[0]),
         'inverse': lambda: inverse(factors[1]),
+        'batch': lambda: apart @ columns,
+        'copy': copy,
         'exponential': entries.exp,
         'sum': lambda: entries + others,
         'small operations': small_operations,
-        'list': lambda: torch._foreach_mul_(small, 1.0),
+        'list': list_operations,
     }
 
 
@@ -108,6 +150,7 @@ def _device(seconds: Mapping[str, float]) -> Device:
     """Returns this machine's rates from the times of the probes."""
     kernel = seconds['small operations'] / (4 * _REPEATS)
     product = 2 * _ROWS * _DIM**2
+    pairs = math.prod(_PAIRS)
     # Two sizes give the times of a column and of an operation.
     low, high = (
         seconds[name] / _REPEATS - 2 * kernel for name in ('small inverse', 'inverse')
@@ -120,14 +163,16 @@ def _device(seconds: Mapping[str, float]) -> Device:
             'rows': product / seconds['rows'],
             'gram': product / seconds['gram'],
             'square': 2 * _DIM**3 / (seconds['square'] / _REPEATS - kernel),
+            'batch': 2 * pairs * _PAIR_ROWS**2 * _PAIR_DIM / seconds['batch'],
             'inverse': 1 / inverse_flop,
             'pointwise': _ENTRIES / seconds['exponential'],
+            'copy': 4 * pairs * _PAIR_ROWS * _PAIR_DIM / seconds['copy'],
         },
         bandwidth=3 * FLOAT_BYTES * _ENTRIES / seconds['sum'],
         network=float('inf'),
         kernel_seconds=kernel,
         column_seconds=low / small - inverse_flop * small**2,
-        list_seconds=seconds['list'] / _REPEATS,
+        list_seconds=seconds['list'] / (4 * _LISTED),
     )
 
 
@@ -190,11 +235,15 @@ def compare(rounds: int) -> list[dict[str, Any]]:
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    probes = _probes()
+    _keep_freed_memory()
+    probes, fill_caches = _probes(), torch.randn(_ENTRIES).exp
     runs = {approximation: _start(approximation) for approximation in APPROXIMATIONS}
     times: dict[str, list[float]] = collections.defaultdict(list)
     for number in range(rounds + 2):
-        seconds = {name: _time(probe) for name, probe in probes.items()}
+        seconds = {}
+        for name, probe in probes.items():
+            fill_caches()
+            seconds[name] = _time(probe)
         seconds.update(_part_seconds(runs))
         if number >= 2:
             for name, elapsed in seconds.items():

@@ -140,7 +140,9 @@ def report(
         for name, part in cost.parts(approximation).items():
             key = f'{name}, {approximation}' if name == 'factors' else name
             parts[key] = {
-                'flops': sum(o.flops for o in part if o.kind != 'pointwise'),
+                'flops': sum(
+                    o.flops for o in part if o.kind not in ('pointwise', 'copy')
+                ),
                 'bytes': sum(o.bytes for o in part),
                 'sent_bytes': sum(o.sent for o in part),
                 'milliseconds': 1e3 * device.seconds(part),

@@ -2,7 +2,13 @@
 
 import dataclasses
 
-from experiments.cost_operations import FLOAT_BYTES, Operation, Part, pointwise
+from experiments.cost_operations import (
+    FLOAT_BYTES,
+    Operation,
+    Part,
+    copies,
+    pointwise,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +131,7 @@ def vision_transformer(
     scores = heads * tokens**2
     # Queries with keys and attention with values, each a product a head.
     attention = Operation(
-        'rows',
+        'batch',
         2 * 2.0 * tokens**2 * width,
         FLOAT_BYTES * (2 * scores + 4 * tokens * width),
         kernels=2,
@@ -134,8 +140,10 @@ def vision_transformer(
     # The hyperbolic tangent in the activation costs three exponentials.
     activation = pointwise(hidden, passes=2, exponentials=3, kernels=depth)
     elementwise = (
-        # Two normalisations, two sums into the residual stream, four transpositions.
-        pointwise(features, passes=2 * 2 + 2 * 3 + 4 * 2, kernels=8 * depth),
+        # Two normalisations, two sums into the residual stream, scaled queries.
+        pointwise(features, passes=2 * 2 + 2 * 3 + 2, kernels=5 * depth),
+        # Heads and tokens change places in queries, keys, values and outcome.
+        copies(4 * features, kernels=4 * depth),
         activation,
         # Softmax.
         pointwise(scores * depth, passes=2, exponentials=1, kernels=depth),
@@ -143,9 +151,10 @@ def vision_transformer(
         pointwise(tokens * width, passes=3 + 2 + 1, kernels=3),
     )
     elementwise_backward = (
-        # As many normalisations and transpositions; gradients of the residual stream
+        # As many normalisations, copies and scalings; gradients of the residual stream
         # and of the three projections' common input are added up.
-        pointwise(features, passes=2 * 3 + 4 * 3 + 4 * 2, kernels=10 * depth),
+        pointwise(features, passes=2 * 3 + 4 * 3 + 2, kernels=7 * depth),
+        copies(4 * features, kernels=4 * depth),
         activation,
         pointwise(scores * depth, passes=3, kernels=depth),
         pointwise(tokens * width, passes=3 + 1, kernels=2),

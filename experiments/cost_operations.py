@@ -11,8 +11,9 @@ from typing import Literal
 FLOAT_BYTES = 4
 
 # What limits the arithmetic of an operation: products of many rows with a matrix, of
-# many rows with themselves, and of matrices; Cholesky inverses; functions of entries.
-Kind = Literal['rows', 'gram', 'square', 'inverse', 'pointwise']
+# many rows with themselves, of matrices, and of many pairs of small matrices; Cholesky
+# inverses; functions of entries; entries that are copied in another order.
+Kind = Literal['rows', 'gram', 'square', 'batch', 'inverse', 'pointwise', 'copy']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +59,18 @@ class Device:
 # of memory bandwidth, NVLink with 600 GB/s in both directions together. The shares of
 # the peak that are reached are assumptions: 70% by large products, 10% by
 # Cholesky inverses besides 1 microsecond a column, one exponential for 16 operations,
-# 80% of memory bandwidth, 70% of the network's, and 5 microseconds for a kernel.
+# 80% of memory bandwidth (in any order), 70% of the network's, and 5 microseconds for a
+# kernel.
 A100 = Device(
     'A100 40GB',
     flops={
         'rows': 0.7 * 19.5e12,
         'gram': 0.7 * 19.5e12,
         'square': 0.5 * 19.5e12,
+        'batch': 0.7 * 19.5e12,
         'inverse': 0.1 * 19.5e12,
         'pointwise': 19.5e12 / 16,
+        'copy': 0.8 * 1555e9 / (2 * FLOAT_BYTES),
     },
     bandwidth=0.8 * 1555e9,
     network=0.7 * 300e9,
@@ -82,7 +86,8 @@ class Operation:
 
     Attributes:
       kind: What limits its arithmetic.
-      flops: Floating-point operations; for `pointwise`, exponentials.
+      flops: Floating-point operations; for `pointwise`, exponentials; for `copy`,
+        entries.
       bytes: Read from and written to memory.
       sent: Bytes that each device sends.
       kernels: Number of kernels it takes.
@@ -129,3 +134,8 @@ def pointwise(
         passes * FLOAT_BYTES * entries,
         kernels=kernels,
     )
+
+
+def copies(entries: float, kernels: int = 1) -> Operation:
+    """Returns copies of so many entries in all, in another order."""
+    return Operation('copy', entries, 2 * FLOAT_BYTES * entries, kernels=kernels)

@@ -10,7 +10,9 @@ from experiments.cost_operations import FLOAT_BYTES, Operation, Part, pointwise
 # `moments` write it: two interpolations (3 each), square (3), the two quotients (3 and
 # 2), root, bias correction, epsilon, decay (2 each), norm (1), both updates (2 and 3).
 _NADAMW_PASSES = 28
-_NADAMW_KERNELS = 12
+_NADAMW_KERNELS = 13
+# Numbers that the rule works out besides: norms, corrections, whether all is finite.
+_NADAMW_SCALARS = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,13 @@ class StepCost:
     def backward(self) -> Part:
         """The backward pass, weight gradients included."""
         weights = tuple(self._product(layer) for layer in self.model.layers)
-        return weights + self._backward_to_outputs()
+        biases = tuple(
+            # The sum of all rows.
+            pointwise(self._rows(layer) * layer.d_out, passes=1).times(layer.count)
+            for layer in self.model.layers
+            if layer.bias
+        )
+        return weights + biases + self._backward_to_outputs()
 
     def gradient_all_reduce(self) -> Part:
         """The average of gradients over devices."""
@@ -78,6 +86,9 @@ class StepCost:
                 kernels=_NADAMW_KERNELS,
                 tensors=self.model.parameter_tensors,
             ),
+            # Gradients of a step that does not count are put aside one by one.
+            pointwise(n, passes=2, kernels=self.model.parameter_tensors),
+            Operation('pointwise', 0, 0, kernels=_NADAMW_SCALARS),
         )
 
     def extra_backward(self) -> Part:
