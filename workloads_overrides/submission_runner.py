@@ -88,6 +88,11 @@ flags.DEFINE_integer('max_global_steps', None, 'Steps after which training ends.
 flags.DEFINE_boolean(
     'stop_at_targets', True, 'End training when the metric targets are reached.'
 )
+flags.DEFINE_boolean(
+    'validation_only',
+    False,
+    'Evaluate the validation split alone; its target is then the only one.',
+)
 flags.DEFINE_integer(
     'eval_every_steps',
     None,
