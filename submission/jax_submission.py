@@ -156,6 +156,56 @@ def _step(
     if preconditioner is not None and renew_inverses is not None:
         capture = preconditioner.capture(batch)
 
+    forward, mean_loss = model_and_loss(workload, settings, model_state, batch, rng)
+    kfac_state = state.kfac
+    if capture is None:
+        outputs, backward, model_state = jax.vjp(forward, params, has_aux=True)
+    else:
+        outputs, backward, model_state = capture.vjp(forward, params)
+    loss, loss_backward, loss_terms = jax.vjp(mean_loss, outputs, has_aux=True)
+    (output_gradient,) = loss_backward(jnp.ones_like(loss))
+    gradients, *captured = backward(output_gradient)
+
+    if capture is not None:
+        assert preconditioner is not None
+        assert kfac_state is not None
+        (sums,), gradient_scale = captured, loss_terms
+        likelihood = likelihood_to_sample(
+            settings, workload.loss_type.name, outputs, batch
+        )
+        if likelihood is not None:
+            label_rng = jax.random.fold_in(rng, _LABEL_STREAM)
+            _, sums = backward(
+                sampled_gradient(likelihood, workload, outputs, batch, label_rng)
+            )
+            gradient_scale = jnp.ones_like(loss_terms)
+        preconditioner.log_unreached(capture, sums)
+        assert renew_inverses is not None
+        kfac_state = preconditioner.update(
+            kfac_state, sums, loss_terms, gradient_scale, renew_inverses
+        )
+
+    params, first_order, norm = optimizer.step(
+        params, gradients, state.first_order, kfac_state, learning_rate
+    )
+    state = OptimizerState(kfac_state, first_order)
+    return state, params, model_state, {'loss': loss, 'grad_norm': norm}
+
+
+def model_and_loss(
+    workload: Any,
+    settings: Settings,
+    model_state: Any,
+    batch: Mapping[str, Any],
+    rng: jax.Array,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns what a step differentiates.
+
+    Returns:
+      The forward pass, parameters to outputs and the model's state; and the mean loss,
+      outputs to it and the number of its terms.
+    """
+
     def forward(params: Any) -> tuple[Any, Any]:
         return workload.model_fn(
             params=params,
@@ -179,48 +229,17 @@ def _step(
         )
         return loss_dict['summed'] / loss_terms, loss_terms
 
-    kfac_state = state.kfac
-    if capture is None:
-        outputs, backward, model_state = jax.vjp(forward, params, has_aux=True)
-    else:
-        outputs, backward, model_state = capture.vjp(forward, params)
-    loss, loss_backward, loss_terms = jax.vjp(mean_loss, outputs, has_aux=True)
-    (output_gradient,) = loss_backward(jnp.ones_like(loss))
-    gradients, *captured = backward(output_gradient)
-
-    if capture is not None:
-        assert preconditioner is not None
-        assert kfac_state is not None
-        (sums,), gradient_scale = captured, loss_terms
-        likelihood = likelihood_to_sample(
-            settings, workload.loss_type.name, outputs, batch
-        )
-        if likelihood is not None:
-            label_rng = jax.random.fold_in(rng, _LABEL_STREAM)
-            _, sums = backward(
-                _sampled_gradient(likelihood, workload, outputs, batch, label_rng)
-            )
-            gradient_scale = jnp.ones_like(loss_terms)
-        preconditioner.log_unreached(capture, sums)
-        assert renew_inverses is not None
-        kfac_state = preconditioner.update(
-            kfac_state, sums, loss_terms, gradient_scale, renew_inverses
-        )
-
-    params, first_order, norm = optimizer.step(
-        params, gradients, state.first_order, kfac_state, learning_rate
-    )
-    state = OptimizerState(kfac_state, first_order)
-    return state, params, model_state, {'loss': loss, 'grad_norm': norm}
+    return forward, mean_loss
 
 
-def _sampled_gradient(
+def sampled_gradient(
     likelihood: Likelihood,
     workload: Any,
     outputs: jax.Array,
     batch: Mapping[str, Any],
     rng: jax.Array,
 ) -> jax.Array:
+    """Returns the gradient with respect to outputs of the loss of sampled labels."""
     scale = (
         labels.squared_error_scale(workload, outputs)
         if likelihood is Likelihood.GAUSSIAN

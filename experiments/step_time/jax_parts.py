@@ -26,8 +26,8 @@ import jax.numpy as jnp
 
 from experiments.step_time.runs import Run
 from experiments.step_time.variants import NADAMW
-from submission.harness import training_mode
-from submission.jax import labels, sharding
+from submission import jax_submission
+from submission.jax import sharding
 from submission.jax.first_order import FirstOrderOptimizer
 from submission.jax.naming import flatten
 from submission.jax.preconditioner import KFACPreconditioner
@@ -59,28 +59,9 @@ class _Passes:
         """Returns gradients, factor sums (None without) and the number of terms."""
         workload, settings = self.run.training.workload, self.run.settings
         model_state = self.run.training.state[2]
-
-        def forward(params: Any) -> tuple[Any, Any]:
-            return workload.model_fn(
-                params=params,
-                augmented_and_preprocessed_input_batch=batch,
-                model_state=model_state,
-                mode=training_mode(workload),
-                rng=rng,
-                update_batch_norm=True,
-                **settings.model_arguments(),
-            )
-
-        def mean_loss(outputs: Any) -> tuple[jax.Array, jax.Array]:
-            loss = workload.loss_fn(
-                label_batch=batch['targets'],
-                logits_batch=outputs,
-                mask_batch=batch.get('weights'),
-                label_smoothing=settings.label_smoothing,
-            )
-            terms = jnp.asarray(loss['n_valid_examples'], loss['summed'].dtype)
-            return loss['summed'] / terms, terms
-
+        forward, mean_loss = jax_submission.model_and_loss(
+            workload, settings, model_state, batch, rng
+        )
         if self.labels == 'none':
             outputs, backward, _ = jax.vjp(forward, params, has_aux=True)
         else:
@@ -95,8 +76,8 @@ class _Passes:
             loss_type = workload.loss_type.name
             likelihood = likelihood_to_sample(settings, loss_type, outputs, batch)
             assert likelihood is not None, 'The loss has no labels to sample.'
-            sampled = labels.sampled_output_gradient(
-                likelihood, outputs, batch, rng, 1.0
+            sampled = jax_submission.sampled_gradient(
+                likelihood, workload, outputs, batch, rng
             )
             _, sums = backward(sampled)
         return gradients, sums, terms
