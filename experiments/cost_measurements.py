@@ -71,8 +71,11 @@ def offline_model() -> Model:
     )
 
 
-def _keep_freed_memory() -> None:
-    """Asks the C library for it; does nothing where that is not GNU's."""
+def keep_freed_memory() -> None:
+    """Asks the C library to, for as long as this process lives.
+
+    Does nothing where that library is not GNU's.
+    """
     set_option = getattr(ctypes.CDLL(None), 'mallopt', None)
     if set_option is not None:
         for option, value in _ALLOCATION_OPTIONS.items():
@@ -235,7 +238,6 @@ def compare(rounds: int) -> list[dict[str, Any]]:
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    _keep_freed_memory()
     probes, fill_caches = _probes(), torch.randn(_ENTRIES).exp
     runs = {approximation: _start(approximation) for approximation in APPROXIMATIONS}
     times: dict[str, list[float]] = collections.defaultdict(list)

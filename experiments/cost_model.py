@@ -206,6 +206,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     content: Any
     if flags.FLAGS.measure:
+        cost_measurements.keep_freed_memory()
         rows = cost_measurements.compare(flags.FLAGS.rounds)
         print(cost_measurements.format_comparison(rows))
         machine = {**trials.machine('pytorch'), 'num_threads': 1}
