@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from pytorch_optimizer import SOAP, Muon, ScalableShampoo
 from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
-from torch import nn
 
 from experiments.peers.method import (
     INTERVAL,
@@ -16,6 +15,7 @@ from experiments.peers.method import (
 )
 from experiments.peers.pytorch_method import PyTorchMethod
 from experiments.peers.task import Task
+from experiments.rivals.hidden_weights import hidden_weights_and_rest
 
 
 class Soap(PyTorchMethod):
@@ -57,10 +57,7 @@ class MuonAndAdamW(PyTorchMethod):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        linear = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
-        hidden = [layer.weight for layer in linear[:-1]]
-        ids = {id(weight) for weight in hidden}
-        rest = [p for p in self.model.parameters() if id(p) not in ids]
+        hidden, rest = hidden_weights_and_rest(self.model)
         self.optimizers = [
             Muon(
                 [

@@ -9,29 +9,52 @@ from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
 from schedulefree import AdamWScheduleFree
 from torch import nn
 
+from experiments.rivals.hidden_weights import hidden_weights_and_rest
+from experiments.rivals.schedules import learning_rate_factor
 from experiments.rivals.settings import RivalSettings
 
 # Steps between two updates of a second-order rival's preconditioner: that of K-FAC.
 PRECONDITIONER_INTERVAL = 10
+# Name of an optimiser to it and its peak learning rate.
+Parts = dict[str, tuple[torch.optim.Optimizer, float]]
 
 
 class Optimizers:
     """The optimisers of a trial, one but for Muon, which has AdamW beside it.
 
     `state_dict` and `load_state_dict` make it a value of an AlgoPerf optimiser state.
+
+    Attributes:
+      settings: The trial's settings.
+      parts: The optimisers by name, with the peak learning rate of each.
     """
 
     def __init__(
-        self, parts: Mapping[str, tuple[torch.optim.Optimizer, float]]
+        self, model: nn.Module, settings: RivalSettings, step_hint: int
     ) -> None:
-        """Takes the optimisers, by name, with the peak learning rate of each."""
-        self.parts = dict(parts)
+        """Makes the optimisers.
 
-    def step(self, learning_rate_factor: float) -> None:
-        """Takes a step at a share of the peak learning rates."""
+        Args:
+          model: The model.
+          settings: The trial's settings.
+          step_hint: The workload's number of steps, in whose multiples a schedule is
+            long.
+        """
+        self.settings = settings
+        self._schedule_steps = round(settings.step_hint_factor * step_hint)
+        self.parts = _make_parts(model, settings, self._schedule_steps)
+
+    def step(self, global_step: int) -> None:
+        """Takes a step at the learning rates that the schedule has for it."""
+        factor = learning_rate_factor(
+            self.settings.optimizer,
+            global_step,
+            self.settings.warmup_factor,
+            self._schedule_steps,
+        )
         for optimizer, peak in self.parts.values():
             for group in optimizer.param_groups:
-                group['lr'] = peak * learning_rate_factor
+                group['lr'] = peak * factor
             optimizer.step()
 
     def zero_grad(self) -> None:
@@ -55,16 +78,9 @@ class Optimizers:
             part.load_state_dict(state_dict[name])
 
 
-def make_optimizers(
+def _make_parts(
     model: nn.Module, settings: RivalSettings, schedule_steps: int
-) -> Optimizers:
-    """Returns the optimisers of a trial.
-
-    Args:
-      model: The model.
-      settings: The trial's settings.
-      schedule_steps: Length of the schedule, for Schedule-Free's own warm-up.
-    """
+) -> Parts:
     beta1, beta2 = 1.0 - settings.one_minus_beta1, settings.beta2
     rate, decay = settings.learning_rate, settings.weight_decay
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -103,19 +119,12 @@ def make_optimizers(
             )
         case 'muon':
             return _muon(model, settings)
-    return Optimizers({settings.optimizer: (optimizer, rate)})
+    return {settings.optimizer: (optimizer, rate)}
 
 
-def _muon(model: nn.Module, settings: RivalSettings) -> Optimizers:
-    """Gives Muon the weights of hidden layers, and AdamW the rest.
-
-    The rest, by Muon's own rule, are vectors, embeddings and the output layer, here
-    the last linear layer of the model.
-    """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    hidden = [layer.weight for layer in linear[:-1]]
-    ids = {id(weight) for weight in hidden}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
+def _muon(model: nn.Module, settings: RivalSettings) -> Parts:
+    """Returns Muon for the weights of hidden layers, and AdamW for the rest."""
+    hidden, rest = hidden_weights_and_rest(model)
     muon = torch.optim.Muon(
         hidden,
         settings.learning_rate,
@@ -129,9 +138,7 @@ def _muon(model: nn.Module, settings: RivalSettings) -> Optimizers:
         betas=(0.9, settings.beta2),
         weight_decay=settings.weight_decay,
     )
-    return Optimizers(
-        {
-            'muon': (muon, settings.learning_rate),
-            'adamw': (adamw, settings.adamw_learning_rate),
-        }
-    )
+    return {
+        'muon': (muon, settings.learning_rate),
+        'adamw': (adamw, settings.adamw_learning_rate),
+    }

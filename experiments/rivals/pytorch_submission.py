@@ -4,14 +4,12 @@ Loss, dropout and data are those of the K-FAC submission; only what is done with
 gradient differs.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from experiments.rivals.optimizers import Optimizers, make_optimizers
-from experiments.rivals.schedules import learning_rate_factor
+from experiments.rivals.optimizers import Optimizers
 from experiments.rivals.settings import RivalSettings
 from submission.harness import seed_from, training_mode
 from submission.pytorch_submission import data_selection
@@ -26,20 +24,6 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass
-class _Trial:
-    """What a trial is, which a checkpoint need not hold."""
-
-    settings: RivalSettings
-    schedule_steps: int
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        del state_dict
-
-
 def init_optimizer_state(
     workload: Any,
     model_params: torch.nn.Module,
@@ -50,11 +34,7 @@ def init_optimizer_state(
     """Returns the optimiser's state; every value has `state_dict`."""
     del model_state, rng
     settings = RivalSettings.from_hyperparameters(hyperparameters)
-    schedule_steps = round(settings.step_hint_factor * workload.step_hint)
-    return {
-        'optimizers': make_optimizers(model_params, settings, schedule_steps),
-        'trial': _Trial(settings, schedule_steps),
-    }
+    return {'optimizers': Optimizers(model_params, settings, workload.step_hint)}
 
 
 def update_params(
@@ -73,8 +53,7 @@ def update_params(
     """Takes one training step; see AlgoPerf's documentation for the arguments."""
     del current_params_types, hyperparameters, loss_type, eval_results
     optimizers: Optimizers = optimizer_state['optimizers']
-    trial: _Trial = optimizer_state['trial']
-    settings = trial.settings
+    settings = optimizers.settings
     torch.manual_seed(seed_from(rng, 'dropout', 0))
     optimizers.set_training(True)
     optimizers.zero_grad()
@@ -94,14 +73,7 @@ def update_params(
         label_smoothing=settings.label_smoothing,
     )
     (loss['summed'] / loss['n_valid_examples']).backward()
-    optimizers.step(
-        learning_rate_factor(
-            settings.optimizer,
-            global_step,
-            settings.warmup_factor,
-            trial.schedule_steps,
-        )
-    )
+    optimizers.step(global_step)
     return optimizer_state, current_param_container, model_state
 
 
