@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from types import ModuleType
 from typing import Any, Self
 
 from workloads_overrides.runner import frameworks
@@ -17,7 +16,7 @@ class Training:
 
     Attributes:
       framework: What the runner knows of the framework.
-      submission: The submission's module.
+      submission: The submission: its module, or its functions.
       hyperparameters: The point, as a runner gives it to the submission.
       workload: The workload.
       state: The optimiser's state, the parameters and the model's state.
@@ -42,7 +41,7 @@ class Training:
         cls,
         workload: Any,
         framework_name: str,
-        submission: ModuleType,
+        submission: Any,
         point: Mapping[str, Any],
         batch_size: int,
         clock: Callable[[], float] = time.perf_counter,
@@ -52,7 +51,7 @@ class Training:
         Args:
           workload: The workload; several runs of one model may share it.
           framework_name: `'pytorch'` or `'jax'`.
-          submission: Module of the submission.
+          submission: The submission: its module, or its functions.
           point: Hyperparameters.
           batch_size: Examples in a batch.
           clock: Returns seconds.
@@ -73,10 +72,19 @@ class Training:
     def take_step(self, step: int) -> float:
         """Takes a step; returns its seconds, without its batch and compilation."""
         batch = next(self.queue)
-        key = self.framework.fold_in(self.key, step)
+
+        def work() -> None:
+            self.update(batch, step)
+            self.framework.wait_for(*self.state[1:])
+
+        seconds, compiled = timed(work, self.framework, self.clock)
+        if compiled > 0:
+            self.compilation[step] = round(compiled, 3)
+        return seconds
+
+    def update(self, batch: Any, step: int) -> None:
+        """Hands a step to the submission; the device may still be at work on it."""
         optimizer_state, params, model_state = self.state
-        compiled_before = self.framework.compilation_seconds()
-        start = self.clock()
         self.state = self.submission.update_params(
             workload=self.workload,
             current_param_container=params,
@@ -88,11 +96,17 @@ class Training:
             optimizer_state=optimizer_state,
             eval_results=[],
             global_step=step,
-            rng=key,
+            rng=self.framework.fold_in(self.key, step),
         )
-        self.framework.wait_for(*self.state[1:])
-        elapsed = self.clock() - start
-        compiled = self.framework.compilation_seconds() - compiled_before
-        if compiled > 0:
-            self.compilation[step] = round(compiled, 3)
-        return elapsed - compiled
+
+
+def timed(
+    work: Callable[[], None], framework: Framework, clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Does something; returns its seconds without compilation, and those of it."""
+    compiled_before = framework.compilation_seconds()
+    start = clock()
+    work()
+    elapsed = clock() - start
+    compiled = framework.compilation_seconds() - compiled_before
+    return elapsed - compiled, compiled

@@ -27,7 +27,7 @@ SUBMISSION_PATHS = {
     },
     'rivals': {'pytorch': 'experiments/rivals/pytorch_submission.py'},
 }
-FRAMEWORKS = ('jax', 'pytorch')
+FRAMEWORKS = tuple(SUBMISSION_PATHS['kfac'])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from experiments.peers.task import Task
+from experiments.training import timed
 
 # `statistics`: a step with new curvature statistics and what follows from them.
 # `plain`: a step between two of those. `factors`: forward and backward pass and
@@ -66,18 +67,17 @@ class Method(abc.ABC):
         Returns:
           Its kind, and its seconds without its batch and compilation.
         """
-        framework = self.task.framework
+        framework, kind = self.task.framework, self.next_kind
         batch = next(self._queue)
-        kind = self.next_kind
-        compiled_before = framework.compilation_seconds()
-        start = self.clock()
-        self.step(batch)
-        framework.wait_for(self.params)
-        elapsed = self.clock() - start
-        compiled = framework.compilation_seconds() - compiled_before
+
+        def work() -> None:
+            self.step(batch)
+            framework.wait_for(self.params)
+
+        seconds, compiled = timed(work, framework, self.clock)
         self.steps += 1
         self.compilation += compiled
-        return kind, elapsed - compiled
+        return kind, seconds
 
     def train(self, intervals: int) -> tuple[float, float]:
         """Trains for some intervals; the loss on one batch before and after."""

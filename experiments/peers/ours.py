@@ -16,7 +16,7 @@ from experiments.step_time.variants import (
     points,
     variant_name,
 )
-from workloads_overrides.runner.search_space import as_hyperparameters
+from experiments.training import Training
 
 
 class Ours(Method):
@@ -31,47 +31,29 @@ class Ours(Method):
         """
         super().__init__(task)
         # Without the warm-up, as the peers train.
-        hyperparameters = as_hyperparameters(
-            {**points()[point_name], 'warmup_factor': 0.0}
-        )
+        point = {**points()[point_name], 'warmup_factor': 0.0}
         self.interval: tuple[Kind, ...] = (
             PLAIN_ONLY if point_name == NADAMW else STATISTICS_FIRST
         )
-        self._submission: Any = importlib.import_module(
+        submission = importlib.import_module(
             f'submission.{task.framework_name}_submission'
         )
-        self._params, self._model_state = task.workload.init_model_fn(task.key)
-        self._optimizer_state = self._submission.init_optimizer_state(
-            task.workload, self._params, self._model_state, hyperparameters, task.key
+        self._training = Training.start(
+            task.workload, task.framework_name, submission, point, task.batch_size
         )
 
     @property
     def params(self) -> Any:
         """The parameters; in PyTorch the model."""
-        return self._params
+        return self._training.state[1]
 
     def step(self, batch: Any) -> None:
         """Hands a step to the submission."""
-        task = self.task
-        self._optimizer_state, self._params, self._model_state = (
-            self._submission.update_params(
-                workload=task.workload,
-                current_param_container=self._params,
-                current_params_types=task.workload.model_params_types,
-                model_state=self._model_state,
-                hyperparameters=None,
-                batch=batch,
-                loss_type=task.workload.loss_type,
-                optimizer_state=self._optimizer_state,
-                eval_results=[],
-                global_step=self.steps,
-                rng=task.framework.fold_in(task.key, self.steps),
-            )
-        )
+        self._training.update(batch, self.steps)
 
     def state_bytes(self) -> int:
         """Returns the size of what a checkpoint holds beside the parameters."""
-        state = self._optimizer_state
+        state = self._training.state[0]
         if self.task.framework_name == 'jax':
             return sum(leaf.nbytes for leaf in jax.tree.leaves(state[0]))
         return tensor_bytes([part.state_dict() for part in state.values()])

@@ -4,7 +4,7 @@ Each takes the steps of an interval, of which the first, a plain one, does not c
 finds the caches full of another method's arrays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from tqdm import trange
 
 from experiments.peers.failures import Failures
 from experiments.peers.method import INTERVAL, Method
+from experiments.spread import with_quartiles
 from experiments.step_time.variants import NADAMW
 
 EVERY = f'every {INTERVAL}'
@@ -78,15 +79,10 @@ def summarise(seconds: Rounds) -> dict[str, dict[str, Any]]:
     reference = np.array(seconds.get(NADAMW, {}).get(EVERY, []))
     return {
         name: {
-            kind: _spread('milliseconds', 1e3 * np.array(values), 2)
-            | _spread('ratio', np.array(values) / reference[: len(values)], 3)
+            kind: with_quartiles('milliseconds', 1e3 * np.array(values), 2)
+            | with_quartiles('ratio', np.array(values) / reference[: len(values)], 3)
             for kind, values in kinds.items()
             if len(values) <= len(reference)
         }
         for name, kinds in seconds.items()
     }
-
-
-def _spread(name: str, values: Sequence[float] | np.ndarray, digits: int) -> Any:
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).round(digits).tolist()
-    return {name: median, f'{name}_quartiles': [low, high]}

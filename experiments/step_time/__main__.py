@@ -107,7 +107,7 @@ def define_flags() -> None:
     """Defines the flags; several modules here have flags of the same names."""
     flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
     flags.DEFINE_enum(
-        'framework', 'pytorch', ['pytorch', 'jax'], 'Framework to train in.'
+        'framework', 'pytorch', trials.FRAMEWORKS, 'Framework to train in.'
     )
     flags.DEFINE_integer(
         'rounds', 12, 'Rounds that count, and steps of each kind for the parts.'

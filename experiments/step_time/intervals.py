@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import trange
 
+from experiments.spread import with_quartiles
 from experiments.step_time.runs import Run
 from experiments.step_time.variants import INTERVAL, NADAMW
 
@@ -101,12 +102,8 @@ def _spread(
     ratios: Sequence[float] | np.ndarray,
     derived: bool,
 ) -> dict[str, Any]:
-    quarters = [0.25, 0.75]
-    milliseconds = 1e3 * np.asarray(seconds)
     return {
-        'milliseconds': round(float(np.median(milliseconds)), 2),
-        'milliseconds_quartiles': np.quantile(milliseconds, quarters).round(2).tolist(),
-        'ratio': round(float(np.median(ratios)), 3),
-        'ratio_quartiles': np.quantile(ratios, quarters).round(3).tolist(),
+        **with_quartiles('milliseconds', 1e3 * np.asarray(seconds), 2),
+        **with_quartiles('ratio', ratios, 3),
         'derived': derived,
     }

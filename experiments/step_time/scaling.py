@@ -146,7 +146,7 @@ def sweep(
 
 def _define_flags() -> None:
     flags.DEFINE_enum(
-        'framework', 'pytorch', ['pytorch', 'jax'], 'Framework to train in.'
+        'framework', 'pytorch', trials.FRAMEWORKS, 'Framework to train in.'
     )
     flags.DEFINE_integer('rounds', 15, 'How often each part is timed.')
     flags.DEFINE_integer(

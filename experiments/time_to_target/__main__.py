@@ -21,7 +21,7 @@ and writes `summary.json`, `table.md` and the plots from what there is.
 import json
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -73,10 +73,8 @@ def chosen_methods(names: Sequence[str], framework: str) -> dict[str, Method]:
     return {name: available[name] for name in names or METHODS if name in available}
 
 
-def report(
-    workload_name: str, framework: str, folder: pathlib.Path
-) -> tuple[Mapping[str, object], str]:
-    """Writes `summary.json`, `table.md` and the plots; returns summary and table."""
+def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
+    """Writes `summary.json`, `table.md` and the plots; returns the table."""
     workload = registry.load_workload(workload_name, framework)
     target = workload.validation_target_value
     records = trials.load_records(folder / 'records.jsonl')
@@ -97,7 +95,7 @@ def report(
     studies = {name: of_method for name, of_method in studies.items() if of_method}
     labels = {name: method.label for name, method in ALL_METHODS.items()}
     summary = scores.summarise(studies, seconds)
-    main = {name: value for name, value in summary.items() if name in METHODS}
+    main = [name for name in METHODS if name in studies]
     text = table.format_table(summary, labels)
     (folder / 'table.md').write_text(text + '\n')
     (folder / 'summary.json').write_text(
@@ -113,17 +111,11 @@ def report(
         + '\n'
     )
     title = f'{workload_name}: {workload.target_metric_name}'
-    figures: dict[str, list[str]] = {
-        'curves.png': list(main),
-        'every_step.png': [
-            name
-            for name in ('nadamw', 'kfac_expand_every_step', 'kfac_reduce_every_step')
-            if name in studies
-        ],
-    }
+    every_step = [name for name in ('nadamw', *EVERY_STEP) if name in studies]
+    figures = {'curves.png': main}
+    if len(every_step) > 1:
+        figures['every_step.png'] = every_step
     for file, names in figures.items():
-        if file == 'every_step.png' and len(names) < 2:
-            continue
         plots.plot_curves(
             {name: [s.best for s in studies[name]] for name in names},
             target,
@@ -143,7 +135,7 @@ def report(
         folder / 'profile.png',
         labels=labels,
     )
-    return summary, text
+    return text
 
 
 def main(argv: Sequence[str]) -> None:
@@ -177,7 +169,7 @@ def main(argv: Sequence[str]) -> None:
                 processes=given.processes,
                 num_threads=given.num_threads,
             )
-        _, text = report(name, framework, folder)
+        text = report(name, framework, folder)
     except ValueError as error:
         sys.exit(f'Error: {error}')
     print(text)

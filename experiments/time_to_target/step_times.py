@@ -1,6 +1,5 @@
 """Seconds of a step of every method, measured in turn."""
 
-import importlib
 import json
 import pathlib
 import statistics
@@ -13,18 +12,21 @@ from experiments import trials
 from experiments.time_to_target.methods import Method
 from experiments.training import Training
 from workloads_overrides import registry
-from workloads_overrides.runner.submission_functions import batch_size_for
+from workloads_overrides.runner.submission_functions import load_submission
 
 # Steps in a turn: one interval of all second-order methods.
 _STEPS = 10
 
 
 def _start(workload_name: str, framework: str, method: Method) -> Training:
-    path = trials.SUBMISSION_PATHS[method.submission][framework]
-    submission = importlib.import_module(path.removesuffix('.py').replace('/', '.'))
-    workload = registry.load_workload(workload_name, framework)
-    batch_size = batch_size_for(submission.get_batch_size, workload_name)
-    return Training.start(workload, framework, submission, method.points[0], batch_size)
+    submission = load_submission(trials.SUBMISSION_PATHS[method.submission][framework])
+    return Training.start(
+        registry.load_workload(workload_name, framework),
+        framework,
+        submission,
+        method.points[0],
+        submission.batch_size(workload_name),
+    )
 
 
 def _path(folder: pathlib.Path) -> pathlib.Path:

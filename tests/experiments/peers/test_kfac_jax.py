@@ -70,7 +70,7 @@ def test_rows_that_are_not_examples_give_our_factors(adapter):
     names = ['/'.join(key.key for key in path) for path, _ in leaves]
     method = Ours(task, 'expand, empirical')
     method.take()
-    averages = method._optimizer_state[0].kfac.factors.moving_average
+    averages = method._training.state[0][0].kfac.factors.moving_average
     compared = 0
     blocks = estimator.indices_to_block_map
     for indices, block in zip(blocks, state.blocks_states, strict=True):

@@ -27,7 +27,7 @@ def _peer(library):
 def _our_factors(task, approximation):
     method = Ours(task, variant_name(approximation, 'empirical'))
     method.take()
-    state = method._optimizer_state['preconditioner'].state_dict()
+    state = method._training.state[0]['preconditioner'].state_dict()
     return {
         name: tuple(
             sides[side]['moving_average'][0] / sides[side]['averaged_weight']
