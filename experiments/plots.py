@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 
 from experiments.trials import Record
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLOURS = {
+# By method. Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLOURS = {
     'nadamw': '#000000',
     'kfac_expand': '#D55E00',
     'kfac_reduce': '#0072B2',
@@ -48,7 +48,7 @@ def plot_curves(
     mpl.use('Agg')
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for method, runs in records.items():
-        label, colour = labels.get(method, method), _COLOURS.get(method)
+        label, colour = labels.get(method, method), COLOURS.get(method)
         by_steps = [(run.steps, run.validation) for run in runs]
         per_step = (step_seconds or {}).get(method)
         by_seconds = [
@@ -124,7 +124,7 @@ def plot_profile(
                 x,
                 [*shares, shares[-1]],
                 where='post',
-                color=_COLOURS.get(method),
+                color=COLOURS.get(method),
                 label=labels.get(method, method),
             )
         axis.set_xscale('log')

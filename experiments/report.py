@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from experiments.compare import REFERENCES
-from experiments.set_targets import median_steps
+from experiments.steps_to_target import format_steps, median_steps
 from experiments.trials import Record, load_records
 from experiments.tune import records_path
 
@@ -42,13 +42,10 @@ def complete_points(
 
 def format_row(name: str, runs: Sequence[Record], target: float, base: float) -> str:
     """Formats a point: steps to target by seed, their median, ratio, final metric."""
-    steps = [run.steps_to(target) for run in runs]
     median = median_steps(runs, target)
     ratio = '-' if math.isinf(median) else f'{median / base:.2f}'
-    shown = '-' if math.isinf(median) else f'{median:.0f}'
-    each = ', '.join('-' if step is None else str(step) for step in steps)
     final = statistics.median(run.validation[-1] for run in runs)
-    return f'| {name} | {shown} ({each}) | {ratio} | {final:.4f} |'
+    return f'| {name} | {format_steps(runs, target)} | {ratio} | {final:.4f} |'
 
 
 def main(argv: Sequence[str]) -> None:

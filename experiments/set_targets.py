@@ -25,6 +25,7 @@ from absl import app, flags
 
 from experiments import tune
 from experiments.compare import REFERENCES
+from experiments.steps_to_target import median_steps
 from experiments.trials import Record
 from workloads_overrides.runner.search_space import load_search_space
 
@@ -47,11 +48,6 @@ def targets_from(runs: Sequence[Record]) -> tuple[float, float]:
 
 def _round_down(value: float) -> float:
     return math.floor(value * 1000) / 1000
-
-
-def median_steps(runs: Sequence[Record], target: float) -> float:
-    """Returns the median steps to a target; a run that misses it takes for ever."""
-    return statistics.median(run.steps_to(target) or math.inf for run in runs)
 
 
 def set_targets(

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -265,9 +265,6 @@ def run_all(
 ) -> list[Record]:
     """Trains the trials that `path` has no record of, several at a time.
 
-    Each record is appended to `path` as its trial ends, so a run that is killed
-    loses at most the trials under way, and those resume from their checkpoints.
-
     Args:
       trials: What to train, to the end of the schedule of each.
       path: File of the records.
@@ -279,38 +276,87 @@ def run_all(
       The records of all the trials, in their order.
     """
     done = {record.trial.key: record for record in load_records(path)}
-    missing = [trial for trial in trials if trial.key not in done]
-    # A fresh interpreter for each: PyTorch's threads do not survive a fork.
-    with concurrent.futures.ProcessPoolExecutor(
-        processes, multiprocessing.get_context('spawn')
-    ) as pool:
-        futures = [
-            pool.submit(_run_in_process, trial, folder, eval_every_steps)
-            for trial in missing
-        ]
-        for record in _as_completed(futures):
-            append_record(path, record)
-            done[record.trial.key] = record
+    trained = train(
+        [trial for trial in trials if trial.key not in done],
+        path,
+        folder,
+        eval_every_steps=eval_every_steps,
+        processes=processes,
+    )
+    done.update((record.trial.key, record) for record in trained)
     return [done[trial.key] for trial in trials]
 
 
-def _as_completed(
-    futures: Sequence['concurrent.futures.Future[Record]'],
-) -> Iterator[Record]:
-    completed = concurrent.futures.as_completed(futures)
-    for future in tqdm(completed, total=len(futures), unit='trial'):
-        yield future.result()
+def train(
+    trials: Sequence[Trial],
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    *,
+    eval_every_steps: int,
+    processes: int,
+    num_threads: int = 1,
+    stop_at_targets: bool = False,
+    validation_only: bool = False,
+    describe: Callable[[Record], str] = lambda record: record.trial.method,
+) -> list[Record]:
+    """Trains trials, several at a time, those that are equal once.
+
+    Each record is appended to `path` as its trial ends, so a run that is killed
+    loses at most the trials under way, and those resume from their checkpoints.
+
+    Args:
+      trials: What to train.
+      path: File of the records.
+      folder: Where the runner's files go.
+      eval_every_steps: Steps between evaluations.
+      processes: How many trials train at once.
+      num_threads: Threads of each.
+      stop_at_targets: Whether a trial ends once it has reached its targets, or else
+        at the end of its schedule.
+      validation_only: Whether to evaluate the validation split alone.
+      describe: What the progress bar says of the latest record.
+
+    Returns:
+      The records in the order in which they came.
+    """
+    different = {trial.key: trial for trial in trials}.values()
+    records = []
+    with (
+        process_pool(processes) as pool,
+        tqdm(total=len(different), unit='trial') as progress,
+    ):
+        futures = [
+            pool.submit(
+                run,
+                trial,
+                folder_of(trial, folder),
+                eval_every_steps=eval_every_steps,
+                num_threads=num_threads,
+                stop_at_targets=stop_at_targets,
+                validation_only=validation_only,
+                resume=True,
+            )
+            for trial in different
+        ]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                record = future.result()
+                append_record(path, record)
+                records.append(record)
+                progress.update()
+                progress.set_postfix_str(describe(record))
+        finally:
+            # After an error nobody would record what is still waiting.
+            for future in futures:
+                future.cancel()
+    return records
 
 
-def _run_in_process(
-    trial: Trial, folder: pathlib.Path, eval_every_steps: int
-) -> Record:
-    return run(
-        trial,
-        folder_of(trial, folder),
-        eval_every_steps=eval_every_steps,
-        num_threads=1,
-        resume=True,
+def process_pool(processes: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Returns a pool whose processes can train."""
+    # A fresh interpreter for each: PyTorch's threads do not survive a fork.
+    return concurrent.futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context('spawn')
     )
 
 

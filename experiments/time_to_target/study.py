@@ -9,7 +9,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import math
-import multiprocessing
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -117,11 +116,7 @@ def run_studies(
     total = sum(len(study.pending) for study in waiting)
     running: dict[concurrent.futures.Future[Record], Study] = {}
     with (
-        concurrent.futures.ProcessPoolExecutor(
-            # A fresh interpreter for each: PyTorch's threads do not survive a fork.
-            processes,
-            multiprocessing.get_context('spawn'),
-        ) as pool,
+        trials.process_pool(processes) as pool,
         tqdm(total=total, unit='trial') as progress,
     ):
 

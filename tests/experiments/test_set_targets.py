@@ -5,6 +5,7 @@ import math
 import pytest
 
 from experiments import compare, set_targets, trials, tune
+from experiments.steps_to_target import median_steps
 from submission.settings import Settings
 from workloads_overrides import registry
 
@@ -64,9 +65,9 @@ def test_targets_and_reference():
 
 def test_run_that_misses_the_target_counts_as_for_ever():
     runs = train([FAST], range(3))
-    assert set_targets.median_steps(runs, 0.7) == 100
-    assert set_targets.median_steps(runs[1:], 0.7) == math.inf
-    assert set_targets.median_steps(train([POOR], [0]), 0.7) == math.inf
+    assert median_steps(runs, 0.7) == 100
+    assert median_steps(runs[1:], 0.7) == math.inf
+    assert median_steps(train([POOR], [0]), 0.7) == math.inf
 
 
 @pytest.mark.parametrize('workload', ['ogbg_chembl', 'imagenet_vit_fashion_mnist'])

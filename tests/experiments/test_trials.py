@@ -1,4 +1,7 @@
+import dataclasses
 import json
+
+import pytest
 
 from experiments import trials, tune
 
@@ -44,7 +47,7 @@ def test_trials_are_recorded_once(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError('a recorded trial was trained again')
 
-    monkeypatch.setattr(trials, '_run_in_process', refuse)
+    monkeypatch.setattr(trials, 'run', refuse)
     assert tune_once(tmp_path / 'runs') == [record]
     assert path.read_text() == text
 
@@ -69,3 +72,37 @@ def test_compilation_adds_up_to_each_evaluation():
 def test_schedule_length_follows_the_step_hint():
     trial = trials.Trial('test', WORKLOAD, 'pytorch', POINT, 0)
     assert trials.schedule_steps(trial) == 3
+
+
+def test_equal_trials_train_once(tmp_path):
+    trial = trials.Trial('test', WORKLOAD, 'pytorch', POINT, 0)
+    described = []
+    records = trials.train(
+        [trial, dataclasses.replace(trial, hyperparameters=dict(POINT))],
+        tmp_path / 'records.jsonl',
+        tmp_path / 'runs',
+        eval_every_steps=2,
+        processes=2,
+        validation_only=True,
+        describe=lambda record: described.append(record) or '',
+    )
+    assert [record.trial for record in records] == [trial]
+    assert records[0].test == []
+    assert trials.load_records(tmp_path / 'records.jsonl') == described == records
+
+
+def test_an_error_ends_the_run_before_the_trials_that_wait(tmp_path):
+    # Enough that the last still waits when the first error arrives.
+    bad = [
+        trials.Trial('test', WORKLOAD, 'pytorch', {**POINT, 'damping': -i}, 0)
+        for i in range(1, 51)
+    ]
+    with pytest.raises(ValueError, match="'damping' is -1"):
+        trials.train(
+            bad,
+            tmp_path / 'records.jsonl',
+            tmp_path / 'runs',
+            eval_every_steps=2,
+            processes=1,
+        )
+    assert not trials.folder_of(bad[-1], tmp_path / 'runs').exists()
