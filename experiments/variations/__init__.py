@@ -1,0 +1,1 @@
+"""Steps to the target of K-FAC when one thing differs from a base point."""
