@@ -66,6 +66,7 @@ _ALLOWED = {
     'damping': _POSITIVE,
     'factor_decay': _FRACTION,
     'statistics_interval': _COUNT,
+    'statistics_stride': _COUNT,
     'inverse_interval': _COUNT,
     'max_factor_dimension': _COUNT,
 }
@@ -102,6 +103,9 @@ class Settings:
         curvature block, split over both factors.
       factor_decay: Decay of the moving averages of the Kronecker factors.
       statistics_interval: Steps between two updates of the Kronecker factors.
+      statistics_stride: K-FAC-expand takes one in this many positions of each example
+        into its factors. Positions of one example are much alike, and factors are
+        averaged over updates. K-FAC-reduce takes all, which costs it little.
       inverse_interval: Steps between two inversions of the Kronecker factors.
       first_order_rule: What is done with the preconditioned gradient: `momentum`
         follows it, `grafted` rescales each layer's momentum to the norm that
@@ -125,6 +129,7 @@ class Settings:
     damping: float = 0.1
     factor_decay: float = 0.9
     statistics_interval: int = 10
+    statistics_stride: int = 1
     inverse_interval: int = 10
     first_order_rule: FirstOrderRule = 'nadamw'
     max_factor_dimension: int = 8192
@@ -185,6 +190,11 @@ class Settings:
     def is_inverse_step(self, step: int) -> bool:
         """Whether inverses are updated in this step."""
         return step <= 1 or step % self.inverse_interval == 0
+
+    @property
+    def position_stride(self) -> int:
+        """One in this many positions is taken into the factors."""
+        return self.statistics_stride if self.approximation == 'expand' else 1
 
     def model_arguments(self) -> dict[str, float]:
         """Returns what a workload's `model_fn` is to be told besides its contract.

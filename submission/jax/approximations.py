@@ -58,7 +58,8 @@ class ExpandSums:
 
     A is the mean over all (n, r) of a aT, B is 1/M times the sum over all (n, r)
     of g gT (Equations 18 and 19 of the paper). A layer that is applied several
-    times in a forward pass has that many times the positions.
+    times in a forward pass has that many times the positions. Where only some
+    positions are taken, A is the mean over these, and the sum in B is scaled up.
     """
 
     sums_positions = False
@@ -83,11 +84,12 @@ class ExpandSums:
         gram = _gram(rows)
         if layer.has_bias:
             gram = _append_bias(gram, rows.sum(0), count)
-        return {
-            'inputs': gram,
-            'input_count': count,
-            'gradients': _gram(gradients.rows()),
-        }
+        gradient_gram = _gram(gradients.rows())
+        if gradients.row_weight is not None:
+            gradient_gram = gradient_gram * jnp.asarray(
+                gradients.row_weight, gradient_gram.dtype
+            )
+        return {'inputs': gram, 'input_count': count, 'gradients': gradient_gram}
 
     def factor_sums(self, layer: KFACLayer, accumulated: Accumulators) -> FactorSums:
         """Returns the sums that the Kronecker factors follow from."""

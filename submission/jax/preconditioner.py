@@ -84,7 +84,7 @@ class KFACPreconditioner:
 
     def capture(self, batch: Mapping[str, Any]) -> Capture:
         """Returns what watches the passes over a batch."""
-        structure = BatchStructure.from_batch(batch)
+        structure = BatchStructure.from_batch(batch, self._settings.position_stride)
         return Capture(self.layers, structure, self._sums())
 
     def _sums(self) -> Sums:

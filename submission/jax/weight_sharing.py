@@ -4,11 +4,14 @@ A linear weight-sharing layer is applied at several positions (tokens, pixels,
 nodes, edges) of each example. Whatever the layer and the model, its inputs and
 output gradients are brought into one format here: rows, one for each position,
 with the example that each row belongs to. Shapes are fixed when a step is compiled,
-so padding is not dropped but masked, at the same place. All K-FAC arithmetic after
-that is the same for every layer.
+so padding is not dropped but masked, at the same place; positions that the factors
+are not computed from are dropped there. All K-FAC arithmetic after that is the same
+for every layer.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +32,8 @@ class SharedTensor:
         shape of `values`.
       n_examples: Number of examples N, padding included.
       multiplicity: Number of positions that each row is the sum of.
+      row_weight: Number of positions in the batch for each row here, padding not
+        counted; None if all are here.
     """
 
     values: jax.Array
@@ -36,6 +41,7 @@ class SharedTensor:
     example_index: jax.Array | None
     n_examples: int
     multiplicity: int = 1
+    row_weight: jax.Array | float | None = None
 
     def _masked(self) -> jax.Array:
         if self.keep is None:
@@ -88,13 +94,22 @@ class RealRows(NamedTuple):
     Attributes:
       keep: Whether a row is real, `[rows]`.
       example_index: The example of each row, `[rows]`.
+      row_weight: Number of real rows in the batch for each of these; None if these
+        are all.
     """
 
     keep: jax.Array
     example_index: jax.Array
+    row_weight: jax.Array | None = None
 
 
-class BatchStructure(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=['example_range', 'real_examples', 'sequences', 'graph_rows'],
+    meta_fields=['stride'],
+)
+@dataclasses.dataclass(frozen=True)
+class BatchStructure:
     """How the rows of a batch are spread over its examples, and which are padding.
 
     Attributes:
@@ -105,12 +120,14 @@ class BatchStructure(NamedTuple):
         positions `[examples, length]`.
       graph_rows: For batches of graphs, number of rows to the real ones among
         them; None marks a number that fits nodes as well as edges.
+      stride: One in this many positions of each example is taken.
     """
 
     example_range: jax.Array
     real_examples: jax.Array | None
     sequences: dict[int, jax.Array]
     graph_rows: dict[int, RealRows | None] | None
+    stride: int = 1
 
     @property
     def n_examples(self) -> int:
@@ -118,19 +135,26 @@ class BatchStructure(NamedTuple):
         return self.example_range.shape[0]
 
     @classmethod
-    def from_batch(cls, batch: Mapping[str, Any]) -> 'BatchStructure':
+    def from_batch(cls, batch: Mapping[str, Any], stride: int = 1) -> 'BatchStructure':
         """Reads the structure off an AlgoPerf batch.
 
         An example whose loss weights are all zero is padding. Graph batches are
         recognised by `n_node` and `n_edge`; without weights their padding is found
         by jraph's rule: the last graph with any node, and all empty ones after it.
+
+        Args:
+          batch: The batch.
+          stride: One in this many positions of each example is taken. Of nodes and
+            edges it is as large a share of all, the first ones: they are there
+            without a copy, batches are shuffled, and every second edge might be the
+            same direction of each bond.
         """
         inputs, weights = batch['inputs'], batch.get('weights')
         real = None
         if weights is not None:
             real = (jnp.asarray(weights) != 0).reshape(len(weights), -1).any(1)
         if hasattr(inputs, 'n_node') and hasattr(inputs, 'n_edge'):
-            return cls._from_graphs(inputs, real)
+            return cls._from_graphs(inputs, real, stride)
         targets = batch['targets']
         targets = targets[0] if isinstance(targets, tuple | list) else targets
         masks: dict[int, jax.Array] = {}
@@ -144,10 +168,12 @@ class BatchStructure(NamedTuple):
                 masks[length] = masks.get(length, real_inputs) | real_inputs
         if real is not None:
             masks = {length: mask & real[:, None] for length, mask in masks.items()}
-        return cls(jnp.arange(targets.shape[0]), real, masks, None)
+        return cls(jnp.arange(targets.shape[0]), real, masks, None, stride)
 
     @classmethod
-    def _from_graphs(cls, graphs: Any, real: jax.Array | None) -> 'BatchStructure':
+    def _from_graphs(
+        cls, graphs: Any, real: jax.Array | None, stride: int
+    ) -> 'BatchStructure':
         n_graphs = graphs.n_node.shape[0]
         graph_range = jnp.arange(n_graphs)
         if real is None:
@@ -160,11 +186,15 @@ class BatchStructure(NamedTuple):
             (graphs.n_edge, graphs.senders.shape[0]),
         ):
             graph_of_row = jnp.repeat(graph_range, counts, total_repeat_length=n_rows)
-            clash = n_rows in graph_rows
+            clash, keep, row_weight = n_rows in graph_rows, real[graph_of_row], None
+            if stride > 1:
+                n_real_rows, n_taken = keep.sum(), math.ceil(n_rows / stride)
+                graph_of_row, keep = graph_of_row[:n_taken], keep[:n_taken]
+                row_weight = n_real_rows / jnp.maximum(keep.sum(), 1)
             graph_rows[n_rows] = (
-                None if clash else RealRows(real[graph_of_row], graph_of_row)
+                None if clash else RealRows(keep, graph_of_row, row_weight)
             )
-        return cls(graph_range, real, {}, graph_rows)
+        return cls(graph_range, real, {}, graph_rows, stride)
 
     def to_weight_sharing_format(
         self, values: jax.Array, multiplicity: int = 1
@@ -196,7 +226,12 @@ class BatchStructure(NamedTuple):
                     f'do not fit one of graphs, nodes, edges ({known} rows) alone.'
                 )
             return SharedTensor(
-                flat, graph_rows.keep, graph_rows.example_index, n, multiplicity
+                flat[: len(graph_rows.keep)],
+                graph_rows.keep,
+                graph_rows.example_index,
+                n,
+                multiplicity,
+                graph_rows.row_weight,
             )
         leading = values.shape[:-2]
         if leading[0] != n and len(leading) > 1 and leading[1] == n:
@@ -206,8 +241,16 @@ class BatchStructure(NamedTuple):
             values = values.reshape(leading[0], -1, *values.shape[-2:])
             return SharedTensor(values, None, None, leading[0], multiplicity)
         values = values.reshape(n, -1, *values.shape[-2:])
-        keep = self.sequences.get(values.shape[1], self.real_examples)
-        return SharedTensor(values, keep, None, n, multiplicity)
+        n_positions = values.shape[1]
+        keep = self.sequences.get(n_positions, self.real_examples)
+        if self.stride == 1 or n_positions <= 1:
+            return SharedTensor(values, keep, None, n, multiplicity)
+        values = values[:, :: self.stride]
+        row_weight: jax.Array | float = n_positions / values.shape[1]
+        if keep is not None and keep.ndim == 2:
+            n_real_rows, keep = keep.sum(), keep[:, :: self.stride]
+            row_weight = n_real_rows / jnp.maximum(keep.sum(), 1)
+        return SharedTensor(values, keep, None, n, multiplicity, row_weight)
 
 
 def _is_token_sequence(value: Any) -> bool:

@@ -60,7 +60,8 @@ class ExpandSums:
 
     A is the mean over all (n, r) of a aT, B is 1/M times the sum over all (n, r)
     of g gT (Equations 18 and 19 of the paper). A layer that is applied several
-    times in a forward pass has that many times the positions.
+    times in a forward pass has that many times the positions. Where only some
+    positions are taken, A is the mean over these, and the sum in B is scaled up.
     """
 
     sums_positions = False
@@ -83,6 +84,8 @@ class ExpandSums:
     def add_gradients(self, gradients: SharedTensor) -> None:
         """Adds the output gradients of one application of the layer."""
         gram = _gram(gradients.rows())
+        if gradients.row_weight != 1.0:
+            gram *= gradients.row_weight
         self._gradients = gram if self._gradients is None else self._gradients + gram
 
     def sums(self) -> FactorSums | None:

@@ -52,7 +52,7 @@ class KFACPreconditioner:
 
     def capture(self, batch: Mapping[str, Any]) -> Capture:
         """Returns the context in which the passes over a batch are watched."""
-        structure = BatchStructure.from_batch(batch)
+        structure = BatchStructure.from_batch(batch, self._settings.position_stride)
         return Capture(self.layers, structure, self._make_sums)
 
     def _make_sums(self, layer: KFACLayer) -> Sums:

@@ -3,11 +3,13 @@
 A linear weight-sharing layer is applied at several positions (tokens, pixels,
 nodes, edges) of each example. Whatever the layer and the model, its inputs and
 output gradients are brought into one format here: rows, one for each position,
-with the example that each row belongs to. Padding is dropped at the same place.
-All K-FAC arithmetic after that is the same for every layer.
+with the example that each row belongs to. Padding is dropped at the same place, and
+so are positions that the factors are not computed from. All K-FAC arithmetic after
+that is the same for every layer.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,12 +28,14 @@ class SharedTensor:
         shape.
       n_examples: Number of examples N.
       multiplicity: Number of positions that each row is the sum of.
+      row_weight: Number of positions in the batch for each row here.
     """
 
     values: Tensor
     example_index: Tensor | None
     n_examples: int
     multiplicity: int = 1
+    row_weight: float = 1.0
 
     def rows(self) -> Tensor:
         """All positions of all examples, shape `[rows, groups, features]`."""
@@ -69,15 +73,21 @@ class RealRows:
       example_index: The example of each real row; real examples are numbered
         without gaps.
       n_examples: Number of real examples.
+      row_weight: Number of real rows in the batch for each of these.
     """
 
     keep: slice | Tensor
     example_index: Tensor
     n_examples: int
+    row_weight: float = 1.0
 
     @classmethod
     def select(
-        cls, example_of_row: Tensor, real: Tensor, n_examples: int
+        cls,
+        example_of_row: Tensor,
+        real: Tensor,
+        n_examples: int,
+        n_real_rows: int | None = None,
     ) -> 'RealRows':
         """Builds the selection.
 
@@ -86,9 +96,14 @@ class RealRows:
             for rows that are not real. Shape `[rows]`.
           real: Whether a row is real, shape `[rows]`.
           n_examples: Number of real examples.
+          n_real_rows: Number of real rows in the batch; None if these are all.
         """
         keep = _as_slice(real)
-        return cls(keep, example_of_row[keep], n_examples)
+        example_index = example_of_row[keep]
+        if n_real_rows is None:
+            return cls(keep, example_index, n_examples)
+        row_weight = n_real_rows / max(len(example_index), 1)
+        return cls(keep, example_index, n_examples, row_weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,30 +114,39 @@ class BatchStructure:
       n_examples: Number of examples in the batch, padding included.
       real_examples: Selects the examples that are not padding.
       sequences: For batches of padded sequences, sequence length to the real rows
-        of `[n_examples * length]`.
+        of `[n_examples * positions taken]`.
       graph_rows: For batches of graphs, number of rows to the real ones among
         them; None marks a number that fits nodes as well as edges.
+      stride: One in this many positions of each example is taken.
     """
 
     n_examples: int
     real_examples: slice | Tensor
     sequences: Mapping[int, RealRows]
     graph_rows: Mapping[int, RealRows | None] | None
+    stride: int = 1
 
     @classmethod
-    def from_batch(cls, batch: Mapping[str, Any]) -> 'BatchStructure':
+    def from_batch(cls, batch: Mapping[str, Any], stride: int = 1) -> 'BatchStructure':
         """Reads the structure off an AlgoPerf batch.
 
         An example whose loss weights are all zero is padding. Graph batches are
         recognised by `n_node` and `n_edge`; without weights their padding is found
         by jraph's rule: the last graph with any node, and all empty ones after it.
+
+        Args:
+          batch: The batch.
+          stride: One in this many positions of each example is taken. Of nodes and
+            edges it is as large a share of all, the first ones: they are there
+            without a copy, batches are shuffled, and every second edge might be the
+            same direction of each bond.
         """
         inputs, weights = batch['inputs'], batch.get('weights')
         real = None
         if weights is not None:
             real = (weights.flatten(1).any(1) if weights.dim() > 1 else weights).bool()
         if hasattr(inputs, 'n_node') and hasattr(inputs, 'n_edge'):
-            return cls._from_graphs(inputs, real)
+            return cls._from_graphs(inputs, real, stride)
         targets = batch['targets']
         targets = targets[0] if isinstance(targets, tuple | list) else targets
         if real is None:
@@ -138,18 +162,22 @@ class BatchStructure:
                 length, real_inputs = inputs.shape[1], inputs != 0
                 masks[length] = masks.get(length, real_inputs) | real_inputs
         number, n_real = real.long().cumsum(0) - 1, int(real.sum())
-        sequences = {
-            length: RealRows.select(
-                number.repeat_interleave(length),
-                (mask & real[:, None]).flatten(),
+        sequences = {}
+        for length, mask in masks.items():
+            mask = mask & real[:, None]
+            taken = mask if stride == 1 else mask[:, ::stride]
+            sequences[length] = RealRows.select(
+                number.repeat_interleave(taken.shape[1]),
+                taken.flatten(),
                 n_real,
+                None if stride == 1 else int(mask.sum()),
             )
-            for length, mask in masks.items()
-        }
-        return cls(len(real), _as_slice(real), sequences, None)
+        return cls(len(real), _as_slice(real), sequences, None, stride)
 
     @classmethod
-    def _from_graphs(cls, graphs: Any, real: Tensor | None) -> 'BatchStructure':
+    def _from_graphs(
+        cls, graphs: Any, real: Tensor | None, stride: int
+    ) -> 'BatchStructure':
         counts = {'nodes': graphs.n_node, 'edges': graphs.n_edge}
         n_graphs = graphs.n_node.shape[0]
         graph_index = torch.arange(n_graphs, device=graphs.n_node.device)
@@ -162,10 +190,16 @@ class BatchStructure:
         }
         for count in counts.values():
             graph_of_row = torch.repeat_interleave(graph_index, count)
-            rows = RealRows.select(number[graph_of_row], real[graph_of_row], n_real)
-            clash = len(graph_of_row) in graph_rows
-            graph_rows[len(graph_of_row)] = None if clash else rows
-        return cls(n_graphs, _as_slice(real), {}, graph_rows)
+            n_rows, n_real_rows = len(graph_of_row), None
+            if stride > 1:
+                n_real_rows = int(real[graph_of_row].sum())
+                graph_of_row = graph_of_row[: math.ceil(n_rows / stride)]
+            rows = RealRows.select(
+                number[graph_of_row], real[graph_of_row], n_real, n_real_rows
+            )
+            clash = n_rows in graph_rows
+            graph_rows[n_rows] = None if clash else rows
+        return cls(n_graphs, _as_slice(real), {}, graph_rows, stride)
 
     def to_weight_sharing_format(
         self, values: Tensor, multiplicity: int = 1
@@ -204,16 +238,25 @@ class BatchStructure:
             values = values.reshape(leading[0], -1, *values.shape[-2:])
             return SharedTensor(values, None, leading[0], multiplicity)
         values = values.reshape(n, -1, *values.shape[-2:])
-        sequence = self.sequences.get(values.shape[1])
+        n_positions = values.shape[1]
+        if self.stride > 1:
+            values = values[:, :: self.stride]
+        sequence = self.sequences.get(n_positions)
         if sequence is not None:
             return _select(values.flatten(0, 1), sequence, multiplicity)
         values = values[self.real_examples]
-        return SharedTensor(values, None, values.shape[0], multiplicity)
+        row_weight = n_positions / max(values.shape[1], 1)
+        return SharedTensor(values, None, values.shape[0], multiplicity, row_weight)
 
 
 def _select(flat: Tensor, rows: RealRows, multiplicity: int) -> SharedTensor:
+    values = flat[: len(rows.keep)] if isinstance(rows.keep, Tensor) else flat
     return SharedTensor(
-        flat[rows.keep], rows.example_index, rows.n_examples, multiplicity
+        values[rows.keep],
+        rows.example_index,
+        rows.n_examples,
+        multiplicity,
+        rows.row_weight,
     )
 
 

@@ -103,13 +103,14 @@ class Run:
     wrap: Callable[..., nn.Module] = DistributedDataParallel
 
 
-def _point(approximation, fisher_type='empirical', rule='nadamw'):
+def _point(approximation, fisher_type='empirical', rule='nadamw', **changes):
     return hyperparameters(
         approximation=approximation,
         fisher_type=fisher_type,
         first_order_rule=rule,
         statistics_interval=2,
         inverse_interval=2,
+        **changes,
     )
 
 
@@ -123,6 +124,7 @@ RUNS = {
     'reduce, grafted': Run(_point('reduce', rule='grafted')),
     'expand, Monte Carlo': Run(_point('expand', 'monte_carlo')),
     'reduce, Monte Carlo': Run(_point('reduce', 'monte_carlo')),
+    'expand, every second position': Run(_point('expand', statistics_stride=2)),
     'reduce, float32': Run(_point('reduce'), dtype=torch.float32),
     'expand, graphs': Run(_point('expand'), TinyGraphWorkload, _graphs),
     'reduce, graphs': Run(_point('reduce', 'monte_carlo'), TinyGraphWorkload, _graphs),

@@ -54,6 +54,7 @@ LIMITS = {
     'damping': ([1e-12, 10], [0, -1]),
     'factor_decay': ([0, 0.99], [1, -0.1]),
     'statistics_interval': ([1, 1000], [0, -1]),
+    'statistics_stride': ([1, 1000], [0, -1]),
     'inverse_interval': ([1, 1000], [0, -1]),
     'max_factor_dimension': ([1, 10**6], [0, -1]),
 }
@@ -119,7 +120,9 @@ def test_none_where_a_number_is_needed(key):
 
 
 class TestWholeNumbers:
-    @pytest.mark.parametrize('key', ['statistics_interval', 'max_factor_dimension'])
+    @pytest.mark.parametrize(
+        'key', ['statistics_interval', 'statistics_stride', 'max_factor_dimension']
+    )
     def test_written_with_a_point(self, key):
         found = getattr(_settings(**{key: 10.0}), key)
         assert found == 10

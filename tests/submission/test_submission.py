@@ -303,8 +303,8 @@ def _through_file(content):
 @pytest.mark.parametrize('fisher_type', ['empirical', 'monte_carlo'])
 @pytest.mark.parametrize('rule', ['nadamw', 'grafted'])
 class TestResume:
-    @pytest.mark.parametrize('at', [1, 3, 4])
-    def test_bit_for_bit(self, fisher_type, rule, at):
+    @pytest.mark.parametrize(('at', 'stride'), [(1, 1), (3, 1), (3, 3), (4, 1)])
+    def test_bit_for_bit(self, fisher_type, rule, at, stride):
         """Between statistics, between inverses, with dropout."""
         workload = TinyWorkload()
         point = hyperparameters(
@@ -312,6 +312,7 @@ class TestResume:
             first_order_rule=rule,
             dropout_rate=0.3,
             statistics_interval=2,
+            statistics_stride=stride,
             inverse_interval=3,
         )
         state, model = _run(workload, point, steps=at)
