@@ -11,7 +11,7 @@ from experiments.trials import Record
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
+class StudyScore:
     """What a method did with one seed.
 
     Attributes:
@@ -31,7 +31,7 @@ class Study:
 
 def studies_of(
     records: Sequence[Record], target: float, step_seconds: float | None
-) -> list[Study]:
+) -> list[StudyScore]:
     """Scores the complete studies of a method.
 
     Args:
@@ -57,7 +57,7 @@ def studies_of(
         steps = best.steps_to(target) or math.inf
         per_step = best.seconds_per_step if step_seconds is None else step_seconds
         seconds = steps * per_step + best.compilation_seconds
-        studies.append(Study(seed, best, steps, seconds))
+        studies.append(StudyScore(seed, best, steps, seconds))
     return studies
 
 
@@ -72,7 +72,7 @@ def median_and_range(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def summarise(
-    studies: Mapping[str, Sequence[Study]], step_seconds: Mapping[str, float]
+    studies: Mapping[str, Sequence[StudyScore]], step_seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     """Returns what is known of each method, for `summary.json`.
 
@@ -100,7 +100,7 @@ def summarise(
 
 
 def performance_profile(
-    studies: Mapping[str, Sequence[Study]],
+    studies: Mapping[str, Sequence[StudyScore]],
     quantity: str,
 ) -> dict[str, list[float]]:
     """Returns each method's times as multiples of the best method's, sorted.

@@ -1,12 +1,16 @@
+import contextlib
 import time
 from unittest import mock
 
 import pytest
+import torch
 
 from experiments.step_time import breakdown
 from experiments.step_time.runs import start_all
 from experiments.step_time.variants import NADAMW, points
+from submission import pytorch_submission
 from submission.pytorch import approximations
+from submission.pytorch.first_order import FirstOrderOptimizer
 from submission.pytorch.preconditioner import KFACPreconditioner
 from tests.experiments.step_time.workloads import tiny_workload
 
@@ -83,17 +87,48 @@ def test_time_counts_where_it_passes(owner, name, calls, part):
     assert getattr(owner, name) is function
 
 
+# In and outside the parts, and within one another.
+EVERYWHERE = [
+    (pytorch_submission, 'scheduled_learning_rate'),
+    (torch.Tensor, 'backward'),
+    (approximations.ExpandSums, 'add_inputs'),
+    (approximations.ExpandSums, 'add_gradients'),
+    (KFACPreconditioner, 'update_inverses'),
+    (KFACPreconditioner, 'precondition'),
+    (FirstOrderOptimizer, 'step'),
+]
+
+
 def test_all_of_a_step_is_in_its_parts():
+    """By a clock on which time passes in some functions alone."""
     runs = started('pytorch', ['expand, empirical'])
     (run,) = runs.values()
+    passed = 0.0
     taken = []
     take = run.take
+
+    def passing_time(function):
+        def slow(*args, **kwargs):
+            nonlocal passed
+            passed += SLOW
+            outcome = function(*args, **kwargs)
+            passed += SLOW
+            return outcome
+
+        return slow
 
     def recorded(kind):
         taken.append((kind, take(kind)))
 
-    with mock.patch.object(run, 'take', recorded):
+    run.training.clock = lambda: passed
+    with contextlib.ExitStack() as stack:
+        for owner, name in EVERYWHERE:
+            slow = passing_time(getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, slow))
+        stack.enter_context(mock.patch.object(run, 'take', recorded))
         measured = breakdown.measure('pytorch', runs, rounds=1)
     steps = dict(taken[-2:])
+    assert steps['statistics'] > steps['plain'] > 0
     for kind, seconds in measured['expand, empirical'].items():
-        assert sum(seconds.values()) == pytest.approx(steps[kind], rel=0.1)
+        assert sum(seconds.values()) == steps[kind]
+        assert seconds['rest'] == 2 * SLOW
