@@ -27,10 +27,9 @@ from absl import app, flags
 
 from experiments import plots, trials
 from experiments.time_to_target import scores, step_times, study, table
-from experiments.time_to_target.methods import EVERY_STEP, METHODS, Method
+from experiments.time_to_target.methods import EVERY_STEP, METHODS, RESULTS, Method
 from workloads_overrides import registry
 
-RESULTS = pathlib.Path(__file__).parents[1] / 'results' / 'time_to_target'
 ALL_METHODS = {**METHODS, **EVERY_STEP}
 
 

@@ -24,12 +24,11 @@ from typing import Any
 from absl import app, flags
 
 from experiments import trials
-from experiments.time_to_target.methods import METHODS, TRIALS
+from experiments.time_to_target.methods import METHODS, RESULTS, TRIALS
 from experiments.trials import Record
 from submission.settings import Settings
 from workloads_overrides import registry
 
-RESULTS = pathlib.Path(__file__).parents[1] / 'results' / 'time_to_target'
 _CANDIDATES = ('kfac_expand', 'kfac_reduce')
 
 Point = Mapping[str, Any]

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SEARCH_SPACES = pathlib.Path(__file__).parent / 'search_spaces'
+# A folder for each workload and framework.
+RESULTS = pathlib.Path(__file__).parents[1] / 'results' / 'time_to_target'
 TRIALS = 5
 
 
