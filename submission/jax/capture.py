@@ -22,6 +22,9 @@ from .approximations import Accumulators, FactorSums, Sums
 from .layers import Application, KFACLayer
 from .weight_sharing import AmbiguousRowsError, BatchStructure
 
+# Modules that call the layer they hold with a kernel computed from its parameter.
+_KERNEL_NORMALISERS = (nn.WeightNorm, nn.SpectralNorm)
+
 Forward = Callable[[Any], tuple[Any, Any]]
 Backward = Callable[[Any], tuple[Any, dict[str, FactorSums]]]
 
@@ -214,6 +217,7 @@ def find_applications(run: Callable[[], Any]) -> dict[str, Application]:
       Path of each module, parts joined by '/', to how it was met first.
     """
     applications: dict[str, Application] = {}
+    under_way: list[nn.Module] = []
 
     def intercept(
         call: Callable[..., Any],
@@ -221,8 +225,12 @@ def find_applications(run: Callable[[], Any]) -> dict[str, Application]:
         kwargs: Mapping[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        output = call(*args, **kwargs)
         module = context.module
+        under_way.append(module)
+        try:
+            output = call(*args, **kwargs)
+        finally:
+            under_way.pop()
         name = '/'.join(module.path)
         # A wrapper calls methods of other names; the module's own call matters.
         if context.method_name == '__call__' and name not in applications:
@@ -234,7 +242,14 @@ def find_applications(run: Callable[[], Any]) -> dict[str, Application]:
             inputs = _first_input(args, kwargs)
             # JAX has no public name for the class of mapped values.
             is_mapped = type(inputs).__name__ == 'BatchTracer'
-            applications[name] = Application(type(module), unbound, kernel, is_mapped)
+            normalisers = [m for m in under_way if isinstance(m, _KERNEL_NORMALISERS)]
+            applications[name] = Application(
+                type(module),
+                unbound,
+                kernel,
+                is_mapped,
+                type(normalisers[-1]).__name__ if normalisers else None,
+            )
         return output
 
     def traced() -> None:

@@ -371,12 +371,15 @@ class Application:
       module: The module, bound to no variables; None if it has no kernel.
       kernel_shape: Shape of its parameter `kernel`; None if it has none.
       is_mapped: Whether a `vmap` around it hides the batch.
+      kernel_normaliser: Class of the module that calls it with another kernel than
+        its parameter; None if there is none.
     """
 
     kind: type[nn.Module]
     module: nn.Module | None
     kernel_shape: tuple[int, ...] | None
     is_mapped: bool
+    kernel_normaliser: str | None = None
 
 
 def assign_parameters(
@@ -437,6 +440,12 @@ def _layer_of(
         raise UnsupportedLayerError(
             f'the parameters of {name} are stacked (nn.scan or nn.vmap) or computed '
             'from others'
+        )
+    if application.kernel_normaliser is not None:
+        # Its factors are those of the kernel that it is called with.
+        raise UnsupportedLayerError(
+            f'{application.kernel_normaliser} computes the kernel of {name} from its '
+            'parameter'
         )
     # Within a scan or `nn.remat` inside the vmap, a layer does not look mapped; the
     # modules around it do.

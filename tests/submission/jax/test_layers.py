@@ -308,6 +308,17 @@ class MappedLoop(nn.Module):
         return mapped(axis=None, name='block')(x)
 
 
+class Normalised(nn.Module):
+    weight: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.Dense(3, name='layer')
+        if self.weight:
+            return nn.WeightNorm(layer)(x)
+        return nn.SpectralNorm(layer)(x, update_stats=False)
+
+
 class Recurrent(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -383,6 +394,11 @@ FALLBACKS = {
     ),
     'stacked by scan': (Stacked(), (2, 3), 'are stacked'),
     'stacked by vmap': (Mapped(axis=0), (2, 3), 'are stacked'),
+    'spectral normalisation': (
+        Normalised(),
+        (2, 3),
+        'SpectralNorm computes the kernel of layer',
+    ),
     'mapped': (Mapped(), (2, 3), 'runs under a vmap'),
     'mapped further out': (MappedLoop(), (2, 3), 'runs under a vmap'),
 }
@@ -431,6 +447,17 @@ class TestAssignment:
         layers, reasons = _table(Recurrent(), double(2, 5, 3))
         assert not layers
         assert 'OptimizedLSTMCell_0/hf/kernel' in reasons
+
+    def test_weight_normalisation(self):
+        layers, reasons = _table(Normalised(weight=True), double(2, 3))
+        assert not layers
+        # The module has a parameter of its own beside the layer's two.
+        assert sorted(reasons) == [
+            'WeightNorm_0/layer/kernel/scale',
+            'layer/bias',
+            'layer/kernel',
+        ]
+        assert 'WeightNorm computes the kernel of layer' in reasons['layer/kernel']
 
     def test_remat_of_a_layer_itself(self):
         module = nn.remat(nn.Dense)(3)
