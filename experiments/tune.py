@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from experiments import trials
+from experiments.seeds import parse_seeds
 from workloads_overrides import registry
 from workloads_overrides.runner.search_space import load_search_space
 
@@ -97,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
         flags.FLAGS.workload,
         flags.FLAGS.framework,
         points,
-        [int(seed) for seed in flags.FLAGS.seeds],
+        parse_seeds(flags.FLAGS.seeds),
         eval_every_steps=flags.FLAGS.eval_every_steps,
         processes=flags.FLAGS.processes,
         folder=pathlib.Path(flags.FLAGS.folder),

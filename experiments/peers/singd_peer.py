@@ -60,10 +60,9 @@ def fisher_type(task: Task) -> str:
 
 def methods(task: Task) -> dict[str, Callable[[Task], Method]]:
     """Returns what starts each method, by name."""
-    approximations = ['expand'] if task.has_graphs else ['expand', 'reduce']
     return {
         f'singd, {approximation}, empirical': functools.partial(
             Singd, approximation=approximation
         )
-        for approximation in approximations
+        for approximation in task.approximations_by_first_axis
     }

@@ -67,6 +67,15 @@ class Task:
         """Whether examples are graphs, whose nodes and edges come concatenated."""
         return hasattr(self.probe['inputs'], 'n_node')
 
+    @property
+    def approximations_by_first_axis(self) -> list[str]:
+        """Approximations for peers that take the first axis of an input for examples.
+
+        The rows of a graph network's layers are nodes and edges, so reduce would not
+        sum over those of a graph.
+        """
+        return ['expand'] if self.has_graphs else ['expand', 'reduce']
+
     def outputs(self, params: Any, batch: Any) -> Any:
         """Returns the model's outputs in training mode, without dropout."""
         return self.workload.model_fn(

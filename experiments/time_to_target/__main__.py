@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from experiments import plots, trials
+from experiments.seeds import parse_seeds
 from experiments.time_to_target import scores, step_times, study, table
 from experiments.time_to_target.methods import EVERY_STEP, METHODS, RESULTS, Method
 from workloads_overrides import registry
@@ -155,7 +156,7 @@ def main(argv: Sequence[str]) -> None:
                 methods.items(),
                 name,
                 framework,
-                [int(seed) for seed in given.seeds],
+                parse_seeds(given.seeds),
                 trials.load_records(path),
                 workload.validation_target_value,
             )

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from experiments import trials
+from experiments.seeds import parse_seeds
 from experiments.trials import Record
 from experiments.variations.points import APPROXIMATIONS, Point
 from experiments.variations.results import Results
@@ -52,22 +53,6 @@ def define_flags() -> None:
     flags.DEFINE_string('output_dir', str(RESULTS), 'Folder of the results.')
     flags.DEFINE_string('folder', 'runs/variations', "Folder of the runner's files.")
     flags.DEFINE_bool('report', False, 'Write table and plot only.')
-
-
-def parse_seeds(texts: Sequence[str]) -> list[int]:
-    """Returns the seeds, each once.
-
-    Raises:
-      ValueError: If one is not a whole number of at least 0, or there is none.
-    """
-    for text in texts:
-        if not text.isdecimal():
-            raise ValueError(
-                f'--seeds has {text!r}; give whole numbers, as in --seeds=0,1,2.'
-            )
-    if not texts:
-        raise ValueError('--seeds is empty; give at least one, as in --seeds=0.')
-    return list(dict.fromkeys(int(text) for text in texts))
 
 
 def train(

@@ -148,7 +148,3 @@ def test_mistakes_end_with_one_line(start, flags, message):
     with pytest.raises(SystemExit, match=message) as caught:
         start(**flags)
     assert '\n' not in str(caught.value)
-
-
-def test_seeds_are_taken_once():
-    assert variations.parse_seeds(['2', '0', '2']) == [2, 0]
