@@ -5,7 +5,12 @@ from typing import Any
 
 import torch
 from pytorch_optimizer import SOAP, ScalableShampoo
-from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
+from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting, RMSPropGraft
+from pytorch_optimizer.optimizer.utils.partition import (
+    BlockPartitioner,
+    PreConditionerType,
+)
+from pytorch_optimizer.optimizer.utils.preconditioner import PreConditioner
 from schedulefree import AdamWScheduleFree
 from torch import nn
 
@@ -15,6 +20,11 @@ from experiments.rivals.settings import RivalSettings
 
 # Steps between two updates of a second-order rival's preconditioner: that of K-FAC.
 PRECONDITIONER_INTERVAL = 10
+# Shampoo's state has objects of these classes, and checkpoints are read without
+# leave for any other.
+torch.serialization.add_safe_globals(
+    [PreConditioner, RMSPropGraft, BlockPartitioner, PreConditionerType]
+)
 # Name of an optimiser to it and its peak learning rate.
 Parts = dict[str, tuple[torch.optim.Optimizer, float]]
 
