@@ -2,6 +2,7 @@ import dataclasses
 import pathlib
 
 import pytest
+import torch
 
 from submission.settings import Settings
 
@@ -21,10 +22,27 @@ def test_every_hyperparameter_is_listed_with_its_default(field):
         assert default == str(field.default)
 
 
-def test_the_example_trains():
-    source = README.split('```python\n')[1].split('```')[0]
+def _example(framework):
+    """Runs the README's example for a framework and returns its names."""
+    (source,) = (
+        block.split('```')[0]
+        for block in README.split('```python\n')[1:]
+        if f'import {framework}\n' in block
+    )
     names = {}
     exec(compile(source, 'README.md', 'exec'), names)
+    return names
+
+
+def test_the_pytorch_example_trains():
+    torch.manual_seed(0)
+    names = _example('torch')
+    losses = [names['statistics_step'](names['batch']) for _ in range(20)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_jax_example_trains():
+    names = _example('jax')
     params, state, losses = names['params'], names['state'], []
     for _ in range(20):
         params, state, loss = names['statistics_step'](params, state, names['batch'])
