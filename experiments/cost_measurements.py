@@ -1,9 +1,9 @@
 """Compares the cost model with times on this machine.
 
 The machine's rates come from single operations at sizes of their own; the parts of the
-submission's steps are then timed on the offline vision transformer, and nothing is
-fitted to them. Times are processor seconds of one thread, which other programs on the
-machine disturb least.
+submission's steps are then timed on an offline workload, and nothing is fitted to them.
+Times are processor seconds of one thread, which other programs on the machine disturb
+least.
 
 Freed memory stays with the process while parts are timed, as PyTorch keeps it on a GPU.
 On a CPU the system's allocator may give it back and fetch it anew in each statistics
@@ -22,17 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.cost_models import Model, vision_transformer
+from experiments.cost_offline_models import offline_model
 from experiments.cost_operations import FLOAT_BYTES, Device, Part
 from experiments.cost_parts import StepCost
 from experiments.step_time import pytorch_parts
 from experiments.step_time.runs import Run
 from submission.settings import get_batch_size
 from workloads_overrides import registry
-from workloads_overrides.imagenet_vit_fashion_mnist.workload import CPU_SIZE
 
-WORKLOAD = 'imagenet_vit_fashion_mnist'
-IMAGE_SIZE, CLASSES = 28, 10
 APPROXIMATIONS = ('expand', 'reduce')
 # Parts that a plain step has too, without the watching of a statistics step.
 _PLAIN_PARTS = ('forward and backward', 'preconditioning', 'first-order rule')
@@ -54,21 +51,6 @@ _ALLOCATION_OPTIONS = {-1: 2**31 - 1, -3: 2**25}
 _REPEATS = 20
 # Those for lists are for all parameters of the model.
 _LISTED = 60
-
-
-def offline_model() -> Model:
-    """Describes the offline vision transformer."""
-    return vision_transformer(
-        WORKLOAD,
-        get_batch_size(WORKLOAD),
-        tokens=(IMAGE_SIZE // CPU_SIZE.patch_size) ** 2,
-        width=CPU_SIZE.width,
-        depth=CPU_SIZE.depth,
-        mlp_dim=CPU_SIZE.mlp_dim,
-        heads=CPU_SIZE.num_heads,
-        patch_inputs=CPU_SIZE.patch_size**2,
-        classes=CLASSES,
-    )
 
 
 def keep_freed_memory() -> None:
@@ -179,8 +161,8 @@ def _device(seconds: Mapping[str, float]) -> Device:
     )
 
 
-def _start(approximation: str) -> Run:
-    """Returns the training of the offline model, warmed up."""
+def _start(workload_name: str, approximation: str) -> Run:
+    """Returns the training of an offline model, warmed up."""
     point = {
         'approximation': approximation,
         'learning_rate': 1e-3,
@@ -189,8 +171,8 @@ def _start(approximation: str) -> Run:
         'weight_decay': 0.0,
         'warmup_factor': 0.0,
     }
-    workload = registry.load_workload(WORKLOAD, 'pytorch')
-    batch_size = get_batch_size(WORKLOAD)
+    workload = registry.load_workload(workload_name, 'pytorch')
+    batch_size = get_batch_size(workload_name)
     run = Run(workload, 'pytorch', point, batch_size, clock=time.process_time)
     run.warm_up()
     return run
@@ -208,9 +190,9 @@ def _part_seconds(runs: Mapping[str, Run]) -> dict[str, float]:
     return seconds
 
 
-def _predictions() -> dict[str, Part]:
+def _predictions(workload_name: str) -> dict[str, Part]:
     """Returns the parts of the cost model under the names of the measured ones."""
-    cost = StepCost(offline_model())
+    cost = StepCost(offline_model(workload_name))
     factors = {
         approximation: cost.parts(approximation)['factors']
         for approximation in APPROXIMATIONS
@@ -224,13 +206,14 @@ def _predictions() -> dict[str, Part]:
     }
 
 
-def compare(rounds: int) -> list[dict[str, Any]]:
+def compare(workload_name: str, rounds: int) -> list[dict[str, Any]]:
     """Compares predictions with measurements.
 
     Probes and parts are timed in turn, so that both see the same machine where others
     use it too.
 
     Args:
+      workload_name: Name of an offline workload.
       rounds: How often each is timed; two more rounds warm up.
 
     Returns:
@@ -239,7 +222,10 @@ def compare(rounds: int) -> list[dict[str, Any]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     probes, fill_caches = _probes(), torch.randn(_ENTRIES).exp
-    runs = {approximation: _start(approximation) for approximation in APPROXIMATIONS}
+    runs = {
+        approximation: _start(workload_name, approximation)
+        for approximation in APPROXIMATIONS
+    }
     times: dict[str, list[float]] = collections.defaultdict(list)
     for number in range(rounds + 2):
         seconds = {}
@@ -260,7 +246,7 @@ def compare(rounds: int) -> list[dict[str, Any]]:
             'measured_ms': 1e3 * medians[name],
             'ratio': device.seconds(part) / medians[name],
         }
-        for name, part in _predictions().items()
+        for name, part in _predictions(workload_name).items()
     ]
 
 

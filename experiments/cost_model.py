@@ -3,13 +3,13 @@ r"""What a K-FAC step costs, on paper: operations, bytes, communication, memory.
 Example::
 
     python -m experiments.cost_model --overhead=0.05
-    python -m experiments.cost_model --measure
+    python -m experiments.cost_model --measure --workload=ogbg_chembl
 
 The first prints, for AlgoPerf's `ogbg` and `imagenet_vit` on 1 and 8 GPUs, the cost of
 every part of a step, the overhead over NAdamW at each interval and approximation, the
 best intervals within an overhead, and the memory of factors and inverses. The second
 calibrates this machine's rates, and compares predicted with measured times of the
-parts at the sizes of the offline vision transformer. Both write JSON.
+parts at the sizes of an offline workload. Both write JSON.
 
 A part is a list of operations, and an operation takes as long as its arithmetic or
 its memory traffic, whichever is longer, plus what it sends and a fixed time for each
@@ -20,6 +20,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -197,6 +198,9 @@ def format_report(content: Mapping[str, Any], overhead: float) -> str:
 def _define_flags() -> None:
     flags.DEFINE_float('overhead', 0.05, 'Overhead that the best intervals keep to.')
     flags.DEFINE_bool('measure', False, 'Compare with times measured on this CPU.')
+    flags.DEFINE_string(
+        'workload', 'imagenet_vit_fashion_mnist', 'Offline workload to measure.'
+    )
     flags.DEFINE_integer('rounds', 30, 'Rounds of measurements.')
     flags.DEFINE_string('output_dir', 'runs/cost_model', 'Where results go.')
 
@@ -207,11 +211,15 @@ def main(argv: Sequence[str]) -> None:
     content: Any
     if flags.FLAGS.measure:
         cost_measurements.keep_freed_memory()
-        rows = cost_measurements.compare(flags.FLAGS.rounds)
+        workload = flags.FLAGS.workload
+        try:
+            rows = cost_measurements.compare(workload, flags.FLAGS.rounds)
+        except ValueError as error:
+            sys.exit(f'Error: {error}')
         print(cost_measurements.format_comparison(rows))
         machine = {**trials.machine('pytorch'), 'num_threads': 1}
         content = {'machine': machine, 'parts': rows}
-        name = 'measured'
+        name = f'{workload}_measured'
     else:
         overhead = flags.FLAGS.overhead
         content = [report(m, n, A100, overhead) for m in MODELS for n in (1, 8)]

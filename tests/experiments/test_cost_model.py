@@ -9,6 +9,7 @@ import pytest
 from experiments import cost_measurements, cost_model
 from experiments.cost_model import StepTime, step_time
 from experiments.cost_models import IMAGENET_VIT, MODELS, OGBG, Layer, Model
+from experiments.cost_offline_models import offline_model
 from experiments.cost_operations import A100, Device, Kind, Operation
 from experiments.cost_parts import StepCost, largest_share
 from workloads_overrides import registry
@@ -131,9 +132,10 @@ def test_parameters_are_those_of_the_stock_models():
     assert (vit.parameters, vit.parameter_tensors) == (22_122_472, 200)
 
 
-def test_the_offline_model_is_described_rightly():
-    model = cost_measurements.offline_model()
-    workload = registry.load_workload(cost_measurements.WORKLOAD, 'pytorch')
+@pytest.mark.parametrize('name', ['imagenet_vit_fashion_mnist', 'ogbg_chembl'])
+def test_offline_models_are_described_rightly(name):
+    model = offline_model(name)
+    workload = registry.load_workload(name, 'pytorch')
     tensors = list(workload.init_model_fn((0, 1))[0].parameters())
     assert model.parameters == sum(tensor.numel() for tensor in tensors)
     assert model.parameter_tensors == len(tensors)
@@ -206,8 +208,14 @@ def test_the_report_holds_every_table():
         assert name in text
 
 
-def test_predicted_and_measured_parts_are_the_same():
-    rows = cost_measurements.compare(rounds=2)
+def test_a_workload_without_a_description():
+    with pytest.raises(ValueError, match="'mnist'; there are imagenet_vit_fashion"):
+        offline_model('mnist')
+
+
+@pytest.mark.parametrize('name', ['imagenet_vit_fashion_mnist', 'ogbg_chembl'])
+def test_predicted_and_measured_parts_are_the_same(name):
+    rows = cost_measurements.compare(name, rounds=2)
     assert {row['part'] for row in rows} == {
         *('forward and backward', 'extra backward', 'first-order rule'),
         *('factors, expand', 'factors, reduce', 'inverses', 'preconditioning'),
