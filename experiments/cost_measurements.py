@@ -38,7 +38,7 @@ _STATISTICS_PARTS = ('extra backward', 'factors', 'inverses')
 # Sizes of the operations that give the rates: matrices in the range of the model's, and
 # arrays that no cache holds, as a training step's activations are not.
 _ROWS, _DIM = 4096, 96
-_INVERSE_DIMS = 64, 160
+_INVERSE_DIMS = 64, 256
 _ENTRIES = 4_000_000
 # Pairs of small matrices, and their entries in another order, as heads have them.
 _PAIRS, _PAIR_ROWS, _PAIR_DIM = (64, 4), 64, 24

@@ -17,8 +17,8 @@ from submission.jax import labels as jax_labels
 from submission.jax import naming
 from submission.likelihood import Likelihood
 from submission.pytorch import labels as pytorch_labels
-from tests.workloads_overrides import flax_parameters
 from tests.workloads_overrides.double_precision import double_precision
+from workloads_overrides import flax_parameters
 from workloads_overrides.imagenet_vit_fashion_mnist import (
     jax_workload as jax_vit,
 )

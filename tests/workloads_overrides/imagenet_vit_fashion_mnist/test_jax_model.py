@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workloads_overrides import flax_parameters
 from tests.workloads_overrides.double_precision import double_precision
+from workloads_overrides import flax_parameters
 from workloads_overrides.imagenet_vit_fashion_mnist import jax_model, pytorch_model
 
 SIZES = {

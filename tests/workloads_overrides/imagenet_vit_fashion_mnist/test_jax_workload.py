@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workloads_overrides import flax_parameters
 from tests.workloads_overrides.double_precision import double_precision
-from workloads_overrides import spec
+from workloads_overrides import flax_parameters, spec
 from workloads_overrides.imagenet_vit_fashion_mnist import (
     jax_workload,
     pytorch_workload,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workloads_overrides import flax_parameters
 from tests.workloads_overrides.double_precision import double_precision
 from tests.workloads_overrides.ogbg_chembl.small_data import small_dataset
+from workloads_overrides import flax_parameters
 from workloads_overrides.ogbg_chembl import jax_model, pytorch_model
 from workloads_overrides.ogbg_chembl.graph_batches import (
     BatchBudget,

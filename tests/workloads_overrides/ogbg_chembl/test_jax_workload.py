@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workloads_overrides import flax_parameters
 from tests.workloads_overrides.double_precision import double_precision
 from tests.workloads_overrides.ogbg_chembl.small_data import small_arrays
-from workloads_overrides import spec
+from workloads_overrides import flax_parameters, spec
 from workloads_overrides.ogbg_chembl import dataset as dataset_lib
 from workloads_overrides.ogbg_chembl import jax_workload, pytorch_workload
 

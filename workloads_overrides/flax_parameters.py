@@ -5,8 +5,13 @@ layer holds `[out, in]`, Flax's dense layer `[in, out]`.
 """
 
 import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
+
+Path = tuple[str, ...]
+Tree = dict[str, Any]
 
 _ATTENTION = 'MultiHeadDotProductAttention_1'
 _VIT_BLOCK = {
@@ -27,7 +32,7 @@ _VIT_REST = {
 }
 
 
-def gnn_path(layer):
+def gnn_path(layer: str) -> Path:
     """Returns the Flax path of a layer of the PyTorch GNN, of one hidden layer."""
     names = {'node_embedder': 'node_embedding', 'edge_embedder': 'edge_embedding'}
     if layer in names:
@@ -35,23 +40,29 @@ def gnn_path(layer):
     match = re.fullmatch(
         r'graph_network\.(\d+)\.update_(edge|node|global)_fn\.(dense|norm)_0', layer
     )
+    if match is None:
+        raise ValueError(f'The GNN has no layer {layer!r}.')
     index = 3 * int(match[1]) + ('edge', 'node', 'global').index(match[2])
     return (f'{"Dense" if match[3] == "dense" else "LayerNorm"}_{index}',)
 
 
-def vit_path(layer):
+def vit_path(layer: str) -> Path:
     """Returns the Flax path of a layer of the PyTorch ViT."""
     if layer in _VIT_REST:
         return _VIT_REST[layer]
     match = re.fullmatch(r'encoder\.net\.(\d+)\.(.*)', layer)
+    if match is None or match[2] not in _VIT_BLOCK:
+        raise ValueError(f'The ViT has no layer {layer!r}.')
     return ('Transformer', f'encoderblock_{match[1]}', *_VIT_BLOCK[match[2]])
 
 
-def _array(value):
+def _array(value: Any) -> Any:
     return value.numpy(force=True).copy() if hasattr(value, 'numpy') else value
 
 
-def _to_flax(path, kind, array, num_heads):
+def _to_flax(
+    path: Path, kind: str, array: Any, num_heads: int | None
+) -> tuple[str, Any]:
     """Returns the Flax name and array of a PyTorch parameter."""
     if 'norm' in path[-1].lower():
         return ('bias' if kind == 'bias' else 'scale'), array
@@ -68,7 +79,7 @@ def _to_flax(path, kind, array, num_heads):
     return 'kernel', array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
-def _to_pytorch(path, kind, array):
+def _to_pytorch(path: Path, kind: str, array: Any) -> tuple[str, Any]:
     """Undoes `_to_flax`."""
     if 'norm' in path[-1].lower():
         return ('bias' if kind == 'bias' else 'weight'), array
@@ -82,8 +93,12 @@ def _to_pytorch(path, kind, array):
     return 'weight', array.T
 
 
-def _tree(state_dict, path_of, num_heads=None):
-    tree = {}
+def _tree(
+    state_dict: Mapping[str, Any],
+    path_of: Callable[[str], Path],
+    num_heads: int | None = None,
+) -> Tree:
+    tree: Tree = {}
     for name, value in state_dict.items():
         layer, kind = name.rsplit('.', 1)
         path = path_of(layer)
@@ -95,18 +110,18 @@ def _tree(state_dict, path_of, num_heads=None):
     return tree
 
 
-def gnn_decoder(num_steps):
+def gnn_decoder(num_steps: int) -> str:
     """Returns the name of the GNN's last layer in Flax."""
     return f'Dense_{3 * num_steps}'
 
 
-def _gnn_path_with_decoder(num_steps):
+def _gnn_path_with_decoder(num_steps: int) -> Callable[[str], Path]:
     return lambda layer: (
         (gnn_decoder(num_steps),) if layer == 'decoder' else gnn_path(layer)
     )
 
 
-def gnn_params(state_dict):
+def gnn_params(state_dict: Mapping[str, Any]) -> Tree:
     """Returns the Flax parameters of a PyTorch GNN with one hidden layer.
 
     Args:
@@ -116,17 +131,19 @@ def gnn_params(state_dict):
     return _tree(state_dict, _gnn_path_with_decoder(len(steps)))
 
 
-def vit_params(state_dict, num_heads):
+def vit_params(state_dict: Mapping[str, Any], num_heads: int) -> Tree:
     """Returns the Flax parameters of a PyTorch ViT; arguments as for the GNN."""
     return _tree(state_dict, vit_path, num_heads)
 
 
-def _state_dict(tree, names, path_of):
+def _state_dict(
+    tree: Mapping[str, Any], names: Iterable[str], path_of: Callable[[str], Path]
+) -> dict[str, Any]:
     state_dict = {}
     for name in names:
         layer, kind = name.rsplit('.', 1)
         path = path_of(layer)
-        branch = tree
+        branch: Any = tree
         for part in path:
             branch = branch[part]
         for key, value in branch.items():
@@ -136,7 +153,7 @@ def _state_dict(tree, names, path_of):
     return state_dict
 
 
-def gnn_state_dict(params, names):
+def gnn_state_dict(params: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Returns PyTorch name to array from a tree of Flax parameters of the GNN.
 
     Args:
@@ -147,6 +164,6 @@ def gnn_state_dict(params, names):
     return _state_dict(params, names, _gnn_path_with_decoder(len(steps)))
 
 
-def vit_state_dict(params, names):
+def vit_state_dict(params: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Returns PyTorch name to array from a tree of Flax parameters of the ViT."""
     return _state_dict(params, names, vit_path)
