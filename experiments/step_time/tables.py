@@ -59,7 +59,8 @@ def of_breakdown(breakdown: Mapping[str, Any]) -> str:
 def of_memory(memory: Mapping[str, Mapping[str, float]]) -> str:
     """Formats peak memory by method."""
     rows = [[name, *map(str, values.values())] for name, values in memory.items()]
-    return _aligned([['MiB', 'before', 'peak', 'added'], *rows])
+    columns = [key.removesuffix('_mib') for key in next(iter(memory.values()))]
+    return _aligned([['MiB', *columns], *rows])
 
 
 def of_exponents(exponents: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -1,6 +1,10 @@
+import jax
 import torch
 
 from experiments.step_time import memory
+from experiments.step_time.runs import Run
+from experiments.step_time.variants import points
+from workloads_overrides import registry
 
 
 def test_peak_can_be_set_back():
@@ -25,3 +29,15 @@ def test_in_a_process_of_its_own():
     held = torch.ones(200_000_000)
     again = memory.measure('imagenet_vit_fashion_mnist', 'pytorch', 'nadamw', 8, 1)
     assert again['peak_mib'] < held.nbytes / 2**20
+
+
+def test_the_compilers_count_in_jax():
+    workload = registry.load_workload('imagenet_vit_fashion_mnist', 'jax')
+    counts = {}
+    for method in ('nadamw', 'reduce, monte_carlo'):
+        run = Run(workload, 'jax', points()[method], batch_size=8)
+        counts[method] = memory.compiled_bytes(run)
+        params = run.training.state[1]
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    # Parameters, two moments and their gradients, and with K-FAC its factors besides.
+    assert 4 * parameters < counts['nadamw'] < counts['reduce, monte_carlo']
