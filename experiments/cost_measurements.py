@@ -219,6 +219,8 @@ def compare(workload_name: str, rounds: int) -> list[dict[str, Any]]:
     Returns:
       Predicted and measured milliseconds, and their ratio, by part.
     """
+    # First, since a model without a description should not wait for the measurement.
+    predictions = _predictions(workload_name)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     probes, fill_caches = _probes(), torch.randn(_ENTRIES).exp
@@ -246,7 +248,7 @@ def compare(workload_name: str, rounds: int) -> list[dict[str, Any]]:
             'measured_ms': 1e3 * medians[name],
             'ratio': device.seconds(part) / medians[name],
         }
-        for name, part in _predictions(workload_name).items()
+        for name, part in predictions.items()
     ]
 
 

@@ -1,6 +1,5 @@
 """The offline workloads' models, described for the cost model."""
 
-import functools
 import itertools
 
 from experiments.cost_models import Model, graph_network, vision_transformer
@@ -54,7 +53,6 @@ def offline_graph_network() -> Model:
     )
 
 
-@functools.cache
 def offline_model(workload: str) -> Model:
     """Describes the model of an offline workload.
 

@@ -143,15 +143,15 @@ def main(argv: Sequence[str]) -> None:
     path = pathlib.Path(given.output_dir) / f'{given.workload}.jsonl'
     try:
         starts = parse_seeds(given.starts)
-        workload = registry.load_workload(given.workload, 'pytorch')
-        point = compare.hyperparameters_of(
-            f'kfac_{given.approximation}', given.workload
+        method = f'kfac_{given.approximation}'
+        point = compare.hyperparameters_of(method, given.workload)
+        steps = trials.schedule_steps(
+            trials.Trial(method, given.workload, 'pytorch', point, seed=0)
         )
     except ValueError as error:
         sys.exit(f'Error: {error}')
     for name in ('pytorch', 'jax'):
         frameworks.load(name).set_num_threads(given.num_threads)
-    steps = round(point['step_hint_factor'] * workload.step_hint)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     records = [json.loads(line) for line in lines]
