@@ -82,18 +82,18 @@ def _stacks(factors: Sequence[Tensor]) -> Iterator[list[int]]:
 
 
 def _invert(factors: Tensor, damping: float) -> list[DampedInverse]:
-    """Inverts a stack of factors, `[n, groups, d, d]`."""
+    """Inverts a stack of factors, `[n, groups, d, d]`, which is overwritten."""
     scales = mean_eigenvalue(factors)
-    damped = factors / scales[:, None, None, None]
+    damped = factors.div_(scales[:, None, None, None])
     damped.diagonal(dim1=-2, dim2=-1).add_(damping**0.5)
     cholesky, info = torch.linalg.cholesky_ex(damped)
     failed = info != 0
-    # What a failed factorisation leaves behind can stop the inversion of the others;
-    # the identity cannot.
-    cholesky.masked_fill_(failed[..., None, None], 0.0)
+    # A zero on the diagonal, as a failed factorisation can leave behind, would stop
+    # the inversion of the others.
     cholesky.diagonal(dim1=-2, dim2=-1).masked_fill_(failed[..., None], 1.0)
     inverses = torch.cholesky_inverse(cholesky)
-    finite = torch.isfinite(inverses).all(-1).all(-1)
+    # The inverse is W.T W, so no element is larger than the diagonal's largest.
+    finite = torch.isfinite(inverses.diagonal(dim1=-2, dim2=-1)).all(-1)
     # Divided by a negative mean, a negative factor would pass for a positive one.
     succeeded = (finite & ~failed).all(-1) & (scales > 0)
     return [

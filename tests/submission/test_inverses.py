@@ -72,6 +72,14 @@ class TestOneFactor:
         (found,) = damped_inverses([factor], 1e-3)
         assert not found.succeeded
 
+    @pytest.mark.parametrize('value', [NAN, float('inf')])
+    @pytest.mark.parametrize('place', [(0, 0), (3, 1), (4, 3), (4, 4)])
+    def test_failure_by_a_single_element_is_told(self, value, place):
+        factor = _spd(2, 5, seed=1)
+        factor[1][place] = factor[1][place[::-1]] = value
+        (found,) = damped_inverses([factor], 1e-3)
+        assert not found.succeeded
+
     def test_failure_on_a_singular_factor_is_told(self):
         factor, damping = SINGULAR
         (found,) = damped_inverses([factor], damping)
