@@ -33,7 +33,6 @@ from experiments.training import Training
 from submission.settings import get_batch_size
 from workloads_overrides import flax_parameters, registry
 from workloads_overrides.runner import frameworks
-from workloads_overrides.runner.search_space import as_hyperparameters
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'same_start'
 
@@ -62,32 +61,20 @@ def start_pair(workload_name: str, approximation: str, start: int) -> list[Train
       approximation: `'expand'` or `'reduce'`.
       start: Number of the initial parameters and of the order of batches.
     """
-    point = as_hyperparameters(
-        compare.hyperparameters_of(f'kfac_{approximation}', workload_name)
-    )
-    batch_size = get_batch_size(workload_name)
     pair: list[Training] = []
     for name in ('pytorch', 'jax'):
-        framework = frameworks.load(name)
         workload = registry.load_workload(workload_name, name)
-        key = framework.prng_key(start)
-        params, model_state = workload.init_model_fn(key)
-        if pair:
-            # The model that the first of the pair has not trained yet.
-            params = to_flax(workload, pair[0].state[1])
-        submission = importlib.import_module(f'submission.{name}_submission')
-        optimizer_state = submission.init_optimizer_state(
-            workload, params, model_state, point, key
-        )
         pair.append(
-            Training(
-                framework,
-                submission,
-                point,
+            Training.start(
                 workload,
-                (optimizer_state, params, model_state),
-                workload._build_input_queue((0, start), 'train', None, batch_size),
-                key,
+                name,
+                importlib.import_module(f'submission.{name}_submission'),
+                compare.hyperparameters_of(f'kfac_{approximation}', workload_name),
+                get_batch_size(workload_name),
+                seed=start,
+                # Those of the first of the pair, which it has not trained yet.
+                params=to_flax(workload, pair[0].state[1]) if pair else None,
+                data_rng=(0, start),
             )
         )
     return pair

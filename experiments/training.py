@@ -45,6 +45,10 @@ class Training:
         point: Mapping[str, Any],
         batch_size: int,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        seed: int = 0,
+        params: Any = None,
+        data_rng: Any = None,
     ) -> Self:
         """Initialises model and optimiser.
 
@@ -55,11 +59,18 @@ class Training:
           point: Hyperparameters.
           batch_size: Examples in a batch.
           clock: Returns seconds.
+          seed: Seed of initial parameters, order of batches and sampled labels.
+          params: Initial parameters; those of the seed if not given.
+          data_rng: Key of the order of batches, in case it should be the same in
+            both frameworks, whose keys differ; that of the seed if not given.
         """
         framework = frameworks.load(framework_name)
-        key = framework.prng_key(0)
-        queue = workload._build_input_queue(key, 'train', None, batch_size)
-        params, model_state = workload.init_model_fn(key)
+        key = framework.prng_key(seed)
+        queue = workload._build_input_queue(
+            key if data_rng is None else data_rng, 'train', None, batch_size
+        )
+        own_params, model_state = workload.init_model_fn(key)
+        params = own_params if params is None else params
         hyperparameters = as_hyperparameters(dict(point))
         optimizer_state = submission.init_optimizer_state(
             workload, params, model_state, hyperparameters, key
