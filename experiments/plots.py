@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from experiments.step_cost import StepCost
 from experiments.trials import Record
 
 # By method. Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -31,7 +32,7 @@ def plot_curves(
     title: str,
     path: pathlib.Path,
     labels: Mapping[str, str],
-    step_seconds: Mapping[str, float] | None = None,
+    costs: Mapping[str, StepCost] | None = None,
 ) -> None:
     """Draws the validation metric against steps and against seconds.
 
@@ -42,7 +43,7 @@ def plot_curves(
       title: Title of the figure.
       path: PNG file to write.
       labels: Method name to its name in the legend.
-      step_seconds: Method name to seconds a step, where they were measured apart;
+      costs: Method name to seconds of steps, where they were measured apart;
         otherwise the seconds are those of the runs.
     """
     mpl.use('Agg')
@@ -50,12 +51,12 @@ def plot_curves(
     for method, runs in records.items():
         label, colour = labels.get(method, method), COLOURS.get(method)
         by_steps = [(run.steps, run.validation) for run in runs]
-        per_step = (step_seconds or {}).get(method)
+        cost = (costs or {}).get(method)
         by_seconds = [
             (
                 run.seconds
-                if per_step is None
-                else [step * per_step + run.compilation_seconds for step in run.steps],
+                if cost is None
+                else [cost.until(step) for step in run.steps],
                 run.validation,
             )
             for run in runs

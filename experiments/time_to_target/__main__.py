@@ -78,7 +78,7 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
     workload = registry.load_workload(workload_name, framework)
     target = workload.validation_target_value
     records = trials.load_records(folder / 'records.jsonl')
-    seconds = step_times.load(folder)
+    costs = step_times.load(folder)
     studies = {
         name: scores.studies_of(
             [
@@ -88,13 +88,13 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
                 and record.trial.hyperparameters in method.points
             ],
             target,
-            seconds.get(name),
+            costs.get(name),
         )
         for name, method in ALL_METHODS.items()
     }
     studies = {name: of_method for name, of_method in studies.items() if of_method}
     labels = {name: method.label for name, method in ALL_METHODS.items()}
-    summary = scores.summarise(studies, seconds)
+    summary = scores.summarise(studies, costs)
     main = [name for name in METHODS if name in studies]
     text = table.format_table(summary, labels)
     (folder / 'table.md').write_text(text + '\n')
@@ -122,7 +122,7 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
             title,
             folder / file,
             labels=labels,
-            step_seconds=seconds,
+            costs=costs,
         )
     plots.plot_profile(
         {

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.step_cost import StepCost
 from experiments.time_to_target.methods import TRIALS
 from experiments.trials import Record
 
@@ -21,24 +22,26 @@ class StudyScore:
       steps: Steps of the best trial to the target; infinity if none got there.
       seconds: These steps times the seconds a step, with compilation where there is
         any; infinity if none got there.
+      compilation: Seconds of compilation, 0 where nothing is compiled.
     """
 
     seed: int
     best: Record
     steps: float
     seconds: float
+    compilation: float
 
 
 def studies_of(
-    records: Sequence[Record], target: float, step_seconds: float | None
+    records: Sequence[Record], target: float, cost: StepCost | None
 ) -> list[StudyScore]:
     """Scores the complete studies of a method.
 
     Args:
       records: Records of the method on a workload.
       target: The validation target.
-      step_seconds: Seconds of a step, measured apart; None takes those in the records,
-        which are those of runs that shared the machine.
+      cost: Seconds of steps, measured apart; None takes those in the records, which
+        are those of runs that shared the machine.
 
     Returns:
       A study for each seed all of whose trials are recorded, in the order of seeds.
@@ -55,9 +58,10 @@ def studies_of(
             key=lambda run: (run.steps_to(target) or math.inf, -max(run.validation)),
         )
         steps = best.steps_to(target) or math.inf
-        per_step = best.seconds_per_step if step_seconds is None else step_seconds
-        seconds = steps * per_step + best.compilation_seconds
-        studies.append(StudyScore(seed, best, steps, seconds))
+        of_run = cost or StepCost(best.seconds_per_step, best.compilation_seconds)
+        studies.append(
+            StudyScore(seed, best, steps, of_run.until(steps), of_run.compilation)
+        )
     return studies
 
 
@@ -72,13 +76,13 @@ def median_and_range(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def summarise(
-    studies: Mapping[str, Sequence[StudyScore]], step_seconds: Mapping[str, float]
+    studies: Mapping[str, Sequence[StudyScore]], costs: Mapping[str, StepCost]
 ) -> dict[str, Any]:
     """Returns what is known of each method, for `summary.json`.
 
     Args:
       studies: Method name to its studies.
-      step_seconds: Method name to seconds a step, where measured apart.
+      costs: Method name to seconds of steps, where measured apart.
     """
     return {
         method: {
@@ -86,7 +90,11 @@ def summarise(
             'steps_to_target': median_and_range([s.steps for s in of_method]),
             'seconds_to_target': median_and_range([s.seconds for s in of_method]),
             'reached': sum(math.isfinite(study.steps) for study in of_method),
-            'seconds_per_step': step_seconds.get(method),
+            'seconds_without_compilation': median_and_range(
+                [s.seconds - s.compilation for s in of_method]
+            ),
+            'compilation_seconds': statistics.median(s.compilation for s in of_method),
+            'seconds_per_step': costs[method].seconds if method in costs else None,
             'best_validation': statistics.median(
                 max(study.best.validation) for study in of_method
             ),

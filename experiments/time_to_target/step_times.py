@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import trange
 
 from experiments import trials
+from experiments.step_cost import StepCost
 from experiments.time_to_target.methods import Method
 from experiments.training import Training
 from workloads_overrides import registry
@@ -67,14 +68,22 @@ def measure(
             name: round(statistics.median(values), 6)
             for name, values in seconds.items()
         },
+        'compilation': {
+            name: round(sum(run.compilation.values()), 3)
+            for name, run in runs.items()
+            if run.compilation
+        },
     }
     _path(folder).write_text(json.dumps(content, indent=1) + '\n')
 
 
-def load(folder: pathlib.Path) -> dict[str, float]:
-    """Returns method name to median seconds of a step; empty before `measure`."""
+def load(folder: pathlib.Path) -> dict[str, StepCost]:
+    """Returns method name to the seconds of its steps; empty before `measure`."""
     path = _path(folder)
     if not path.exists():
         return {}
-    median: dict[str, float] = json.loads(path.read_text())['median']
-    return median
+    content = json.loads(path.read_text())
+    return {
+        name: StepCost(seconds, content['compilation'].get(name, 0.0))
+        for name, seconds in content['median'].items()
+    }

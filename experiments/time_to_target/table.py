@@ -1,17 +1,24 @@
 """The Markdown table of a workload."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_HEADER = (
-    '| Method | Seeds reached | Steps to target | / NAdamW | Seconds | / NAdamW '
-    '| ms a step |\n'
-    '| --- | --- | --- | --- | --- | --- | --- |'
+_COLUMNS = (
+    'Method',
+    'Seeds reached',
+    'Steps to target',
+    '/ NAdamW',
+    'Seconds',
+    '/ NAdamW',
+    'ms a step',
 )
+_OF_COMPILATION = ('of them compiling', 'without / NAdamW')
 
 
 def format_table(summary: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     """Formats a summary, the fastest method first.
+
+    Where something was compiled, two more columns say how much that took.
 
     Args:
       summary: Method name to scores, from `scores.summarise`.
@@ -23,7 +30,9 @@ def format_table(summary: Mapping[str, Any], labels: Mapping[str, str]) -> str:
         return float('inf') if median is None else median
 
     reference = summary.get('nadamw')
-    lines = [_HEADER]
+    compiles = any(scores['compilation_seconds'] for scores in summary.values())
+    columns = (*_COLUMNS, *(_OF_COMPILATION if compiles else ()))
+    lines = [_row(columns), _row(['---'] * len(columns))]
     for method, scores in sorted(summary.items(), key=seconds):
         per_step = scores['seconds_per_step']
         cells = [
@@ -35,8 +44,17 @@ def format_table(summary: Mapping[str, Any], labels: Mapping[str, str]) -> str:
             _ratio(scores, reference, 'seconds_to_target'),
             '-' if per_step is None else f'{1e3 * per_step:.1f}',
         ]
-        lines.append(f'| {" | ".join(cells)} |')
+        if compiles:
+            cells += [
+                f'{scores["compilation_seconds"]:.1f}',
+                _ratio(scores, reference, 'seconds_without_compilation'),
+            ]
+        lines.append(_row(cells))
     return '\n'.join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f'| {" | ".join(cells)} |'
 
 
 def _number(value: float | None, spec: str) -> str:
