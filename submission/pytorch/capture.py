@@ -5,6 +5,7 @@ factor sums as the layer runs and gradients as the backward pass reaches it, so
 nothing is held longer than autograd holds it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -20,6 +21,21 @@ from .layers import KFACLayer
 from .weight_sharing import AmbiguousRowsError, BatchStructure
 
 Sums = ExpandSums | ReduceSums
+
+
+@dataclasses.dataclass(frozen=True)
+class _OutputEdge:
+    """Where the gradient of a layer's output passes by.
+
+    Attributes:
+      layer: The layer.
+      edge: The edge in autograd's graph.
+      shape: Shape of the output; gradients at the edge may have another.
+    """
+
+    layer: KFACLayer
+    edge: GradientEdge
+    shape: torch.Size
 
 
 class Capture:
@@ -46,7 +62,7 @@ class Capture:
         self._layers = layers
         self._structure = structure
         self._sums = {layer.name: make_sums(layer) for layer in layers}
-        self._edges: list[tuple[KFACLayer, GradientEdge]] = []
+        self._edges: list[_OutputEdge] = []
         self._handles: list[RemovableHandle] = []
         self.errors: dict[str, str] = {}
 
@@ -95,29 +111,36 @@ class Capture:
                 self.errors[layer.name] = str(error)
                 return None
         # The edge, not the tensor: the model may change its output in place. Of a
-        # view, as `nn.Linear` returns for three axes, that would change the base, and
-        # gradients would go around the edge; so the model gets a copy.
-        self._edges.append((layer, get_gradient_edge(output)))
-        return output.clone() if output._is_view() else None
+        # view, as `nn.Linear` returns for three axes, that changes the base, and
+        # gradients go around the view's edge: to the base's, or to a copy's.
+        base, copied = output._base, None
+        if base is None:
+            source = output
+        elif _is_reshaped(output, base):
+            source = base
+        else:
+            source, copied = output, output.clone()
+        self._edges.append(_OutputEdge(layer, get_gradient_edge(source), output.shape))
+        return copied
 
     def watch_backward(self) -> None:
         """Takes the output gradients from the backward pass that follows."""
-        for layer, edge in self._edges:
-            hook = functools.partial(self._backward_hook, layer, edge.output_nr)
-            self._handles.append(edge.node.register_prehook(hook))
+        for output in self._edges:
+            hook = functools.partial(self._backward_hook, output)
+            self._handles.append(output.edge.node.register_prehook(hook))
 
     def _backward_hook(
-        self, layer: KFACLayer, output_number: int, gradients: tuple[Tensor, ...]
+        self, output: _OutputEdge, gradients: tuple[Tensor, ...]
     ) -> None:
-        gradient = gradients[output_number]
+        gradient = gradients[output.edge.output_nr]
         if gradient is not None:
-            self._add(layer, gradient)
+            self._add(output, gradient)
 
-    def _add(self, layer: KFACLayer, gradient: Tensor) -> None:
+    def _add(self, output: _OutputEdge, gradient: Tensor) -> None:
         with torch.no_grad():
-            rows = layer.gradient_rows(gradient.detach())
+            rows = output.layer.gradient_rows(gradient.detach().reshape(output.shape))
             shared = self._structure.to_weight_sharing_format(rows)
-            self._sums[layer.name].add_gradients(shared)
+            self._sums[output.layer.name].add_gradients(shared)
 
     def backward_to_layers(self, outputs: Tensor, output_gradients: Tensor) -> None:
         """Back-propagates to the layers' outputs only, not to the parameters.
@@ -128,14 +151,14 @@ class Capture:
         """
         gradients = torch.autograd.grad(
             outputs,
-            [edge for _, edge in self._edges],
+            [output.edge for output in self._edges],
             output_gradients,
             retain_graph=True,
             allow_unused=True,
         )
-        for (layer, _), gradient in zip(self._edges, gradients, strict=True):
+        for output, gradient in zip(self._edges, gradients, strict=True):
             if gradient is not None:
-                self._add(layer, gradient)
+                self._add(output, gradient)
 
     def sums(self) -> dict[str, FactorSums]:
         """Returns layer name to factor sums; layers not reached are left out.
@@ -148,3 +171,9 @@ class Capture:
             if layer_sums is not None and layer.name not in self.errors:
                 sums[layer.name] = layer_sums.to(layer.weight.dtype)
         return sums
+
+
+def _is_reshaped(view: Tensor, base: Tensor) -> bool:
+    """Returns whether a view has all elements of its base, in their order."""
+    same_number = view.numel() == base.numel()
+    return same_number and view.is_contiguous() and base.is_contiguous()

@@ -134,6 +134,25 @@ class TestGradients:
         _assert_same(way(in_place, batch, approximation), expected)
 
     @both
+    @pytest.mark.parametrize('way', [_empirical, _by_cotangent])
+    def test_any_other_view_changed_in_place(self, approximation, way):
+        """A convolution without a batch axis returns a view, here not contiguous."""
+        plain, in_place = (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(inplace), nn.Conv2d(3, 2, 2))
+            .double()
+            .to(memory_format=torch.channels_last)
+            for inplace in (False, True)
+        )
+        in_place.load_state_dict(plain.state_dict())
+        output = plain[0](double(2, 4, 4))
+        assert output._is_view()
+        assert not output.is_contiguous()
+        batch = {'inputs': double(2, 4, 4), 'targets': torch.zeros(1)}
+        expected = way(plain, batch, approximation)
+        assert expected.keys() == {'0', '2'}
+        _assert_same(way(in_place, batch, approximation), expected)
+
+    @both
     def test_convolution(self, approximation):
         model = nn.Sequential(
             nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 1)
