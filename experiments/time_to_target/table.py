@@ -34,13 +34,13 @@ def format_table(summary: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     columns = (*_COLUMNS, *(_OF_COMPILATION if compiles else ()))
     lines = [_row(columns), _row(['---'] * len(columns))]
     for method, scores in sorted(summary.items(), key=seconds):
-        per_step = scores['seconds_per_step']
+        per_step, n_seeds = scores['seconds_per_step'], len(scores['seeds'])
         cells = [
             labels[method],
-            f'{scores["reached"]} of {len(scores["seeds"])}',
-            _spread(scores['steps_to_target'], '.0f'),
+            f'{scores["reached"]} of {n_seeds}',
+            _spread(scores['steps_to_target'], n_seeds, '.0f'),
             _ratio(scores, reference, 'steps_to_target'),
-            _spread(scores['seconds_to_target'], '.1f'),
+            _spread(scores['seconds_to_target'], n_seeds, '.1f'),
             _ratio(scores, reference, 'seconds_to_target'),
             '-' if per_step is None else f'{1e3 * per_step:.1f}',
         ]
@@ -61,11 +61,12 @@ def _number(value: float | None, spec: str) -> str:
     return 'never' if value is None else format(value, spec)
 
 
-def _spread(values: Mapping[str, float | None], spec: str) -> str:
-    return (
-        f'{_number(values["median"], spec)} ({_number(values["lowest"], spec)} to '
-        f'{_number(values["highest"], spec)})'
-    )
+def _spread(values: Mapping[str, float | None], n_seeds: int, spec: str) -> str:
+    median = _number(values['median'], spec)
+    if n_seeds == 1:
+        return median
+    lowest, highest = (_number(values[key], spec) for key in ('lowest', 'highest'))
+    return f'{median} ({lowest} to {highest})'
 
 
 def _ratio(
