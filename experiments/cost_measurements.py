@@ -192,7 +192,7 @@ def _part_seconds(runs: Mapping[str, Run]) -> dict[str, float]:
 
 def _predictions(workload_name: str) -> dict[str, Part]:
     """Returns the parts of the cost model under the names of the measured ones."""
-    cost = StepCost(offline_model(workload_name))
+    cost = StepCost(offline_model(workload_name), on_cpu=True)
     factors = {
         approximation: cost.parts(approximation)['factors']
         for approximation in APPROXIMATIONS

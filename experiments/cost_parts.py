@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments.cost_models import Layer, Model
 from experiments.cost_operations import FLOAT_BYTES, Operation, Part, pointwise
+from submission.pytorch.approximations import gram_blocks
 
 # Reads and writes of one array of parameter size by NAdamW as `first_order` and
 # `moments` write it: two interpolations (3 each), square (3), the two quotients (3 and
@@ -22,10 +23,12 @@ class StepCost:
     Attributes:
       model: The model.
       devices: Number of devices, each with an equal share of the batch.
+      on_cpu: Whether they are CPUs, or else accelerators.
     """
 
     model: Model
     devices: int = 1
+    on_cpu: bool = False
 
     @property
     def examples(self) -> float:
@@ -136,7 +139,11 @@ class StepCost:
 
     def _gram(self, rows: float, dim: int) -> Operation:
         traffic = FLOAT_BYTES * (2 * rows * dim + dim**2)
-        return Operation('gram', 2 * rows * dim**2, traffic)
+        computed = sum(
+            (stop - start) * (dim - start)
+            for start, stop in gram_blocks(int(rows), dim, self.on_cpu)
+        )
+        return Operation('gram', 2 * rows * computed, traffic)
 
     def factor_all_reduce(self) -> Part:
         """The sum of statistics over devices; of each factor, half and diagonal."""

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from experiments.step_cost import StepCost
+from experiments.step_seconds import StepSeconds
 from experiments.trials import Record
 
 # By method. Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -32,7 +32,7 @@ def plot_curves(
     title: str,
     path: pathlib.Path,
     labels: Mapping[str, str],
-    costs: Mapping[str, StepCost] | None = None,
+    costs: Mapping[str, StepSeconds] | None = None,
 ) -> None:
     """Draws the validation metric against steps and against seconds.
 

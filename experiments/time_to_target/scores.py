@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.step_cost import StepCost
+from experiments.step_seconds import StepSeconds
 from experiments.time_to_target.methods import TRIALS
 from experiments.trials import Record
 
@@ -33,7 +33,7 @@ class StudyScore:
 
 
 def studies_of(
-    records: Sequence[Record], target: float, cost: StepCost | None
+    records: Sequence[Record], target: float, cost: StepSeconds | None
 ) -> list[StudyScore]:
     """Scores the complete studies of a method.
 
@@ -58,7 +58,7 @@ def studies_of(
             key=lambda run: (run.steps_to(target) or math.inf, -max(run.validation)),
         )
         steps = best.steps_to(target) or math.inf
-        of_run = cost or StepCost(best.seconds_per_step, best.compilation_seconds)
+        of_run = cost or StepSeconds(best.seconds_per_step, best.compilation_seconds)
         studies.append(
             StudyScore(seed, best, steps, of_run.until(steps), of_run.compilation)
         )
@@ -76,7 +76,7 @@ def median_and_range(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def summarise(
-    studies: Mapping[str, Sequence[StudyScore]], costs: Mapping[str, StepCost]
+    studies: Mapping[str, Sequence[StudyScore]], costs: Mapping[str, StepSeconds]
 ) -> dict[str, Any]:
     """Returns what is known of each method, for `summary.json`.
 
@@ -94,7 +94,7 @@ def summarise(
                 [s.seconds - s.compilation for s in of_method]
             ),
             'compilation_seconds': statistics.median(s.compilation for s in of_method),
-            'seconds_per_step': costs[method].seconds if method in costs else None,
+            'seconds_per_step': costs[method].per_step if method in costs else None,
             'best_validation': statistics.median(
                 max(study.best.validation) for study in of_method
             ),

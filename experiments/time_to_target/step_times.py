@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import trange
 
 from experiments import trials
-from experiments.step_cost import StepCost
+from experiments.step_seconds import StepSeconds
 from experiments.time_to_target.methods import Method
 from experiments.training import Training
 from workloads_overrides import registry
@@ -77,13 +77,13 @@ def measure(
     _path(folder).write_text(json.dumps(content, indent=1) + '\n')
 
 
-def load(folder: pathlib.Path) -> dict[str, StepCost]:
+def load(folder: pathlib.Path) -> dict[str, StepSeconds]:
     """Returns method name to the seconds of its steps; empty before `measure`."""
     path = _path(folder)
     if not path.exists():
         return {}
     content = json.loads(path.read_text())
     return {
-        name: StepCost(seconds, content['compilation'].get(name, 0.0))
+        name: StepSeconds(seconds, content['compilation'].get(name, 0.0))
         for name, seconds in content['median'].items()
     }

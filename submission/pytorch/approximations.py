@@ -7,6 +7,7 @@ loss with respect to the layer's output, M loss terms.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -179,30 +180,42 @@ def _gram(rows: Tensor) -> Tensor:
     if rows.shape[1] == 1:
         matrix = rows.squeeze(1)
         n_rows, dim = matrix.shape
-        large = dim >= (_HALVED_ON_CPU if rows.is_cpu else _HALVED_ON_ACCELERATORS)
-        gram = _symmetric_gram(matrix) if large and n_rows >= dim else matrix.T @ matrix
-        return gram.unsqueeze(0)
+        return _matrix_gram(matrix, gram_blocks(n_rows, dim, rows.is_cpu)).unsqueeze(0)
     by_group = rows.transpose(0, 1)
     return by_group.transpose(1, 2) @ by_group
 
 
-def _symmetric_gram(matrix: Tensor) -> Tensor:
-    """Returns `matrix.T @ matrix`, most of the lower half copied from the upper.
+def gram_blocks(n_rows: int, dim: int, on_cpu: bool) -> list[tuple[int, int]]:
+    """Returns the blocks of rows in which a Gram matrix `[dim, dim]` is computed.
 
-    Four blocks of rows take 5/8 of the whole product; more blocks save little more,
-    and smaller ones take longer for each operation.
+    Of each block only what lies from its first column on is computed, so four of them
+    take 5/8 of the whole product. More would save little more, and smaller products
+    take longer for each operation.
 
     Args:
-      matrix: Shape `[rows, d]`; no gradient is taken through it.
+      n_rows: Number of outer products that are summed.
+      dim: Their dimension.
+      on_cpu: Whether a CPU computes them, or else an accelerator.
+
+    Returns:
+      First row, and row after the last, of each block.
     """
+    from_dim = _HALVED_ON_CPU if on_cpu else _HALVED_ON_ACCELERATORS
+    if dim < from_dim or n_rows < dim:
+        return [(0, dim)]
+    size = math.ceil(dim / 4 / _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
+    return [(start, min(start + size, dim)) for start in range(0, dim, size)]
+
+
+def _matrix_gram(matrix: Tensor, blocks: Sequence[tuple[int, int]]) -> Tensor:
+    """Returns `matrix.T @ matrix`, below the blocks copied from what is above."""
+    if len(blocks) == 1:
+        return matrix.T @ matrix
     dim = matrix.shape[1]
-    block = math.ceil(dim / 4 / _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
     gram = matrix.new_empty(dim, dim)
-    for start in range(0, dim, block):
-        stop = min(start + block, dim)
-        torch.mm(
-            matrix[:, start:stop].T, matrix[:, start:], out=gram[start:stop, start:]
-        )
+    for start, stop in blocks:
+        block = gram[start:stop, start:]
+        torch.mm(matrix[:, start:stop].T, matrix[:, start:], out=block)
         gram[stop:, start:stop] = gram[start:stop, stop:].T
     return gram
 

@@ -53,6 +53,17 @@ def test_flops_of_a_single_layer():
     assert flops(cost.preconditioning(), 'square') == 2 * 3 * 3 * 6 + 2 * 3 * 6 * 6
 
 
+def test_large_gram_matrices_are_computed_by_half():
+    layer = one_layer(bias=False, d_in=2048, d_out=256, positions=1000)
+    rows = layer.batch_size * 1000
+    on_cpu, elsewhere = (
+        flops(StepCost(layer, on_cpu=place).factors('expand'), 'gram')
+        for place in (True, False)
+    )
+    assert on_cpu == 2 * rows * 5 / 8 * (2048**2 + 256**2)
+    assert elsewhere == 2 * rows * (5 / 8 * 2048**2 + 256**2)
+
+
 def test_bytes_of_a_single_layer():
     cost = StepCost(one_layer())
     (product,) = cost.forward()

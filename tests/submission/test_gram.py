@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from submission.pytorch.approximations import ExpandSums
+from submission.pytorch.approximations import ExpandSums, gram_blocks
 from submission.pytorch.weight_sharing import SharedTensor
 
 ROWS = 700
@@ -50,3 +50,16 @@ def test_leaves_out_what_is_there_already(dim, share):
     # Once for the inputs and once for the gradients.
     whole = 2 * (2 * ROWS * dim**2)
     assert counter.get_total_flops() == share * whole
+
+
+@pytest.mark.parametrize('dim', [1024, 1025, 1536, 4096])
+def test_blocks_follow_on_each_other(dim):
+    starts, stops = zip(*gram_blocks(10**5, dim, on_cpu=False), strict=True)
+    assert starts == (0, *stops[:-1])
+    assert stops[-1] == dim
+    assert len(starts) == 4
+
+
+def test_an_accelerator_computes_small_ones_whole():
+    assert gram_blocks(10**5, 512, on_cpu=False) == [(0, 512)]
+    assert len(gram_blocks(10**5, 512, on_cpu=True)) == 4

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from experiments.step_cost import StepCost
+from experiments.step_seconds import StepSeconds
 from experiments.time_to_target import scores
 from experiments.time_to_target.table import format_table
 from tests.experiments.time_to_target.records import make_record
@@ -23,7 +23,7 @@ NADAMW = [
 
 
 def test_the_fastest_trial_of_each_seed():
-    found = scores.studies_of(NADAMW, TARGET, StepCost(0.1))
+    found = scores.studies_of(NADAMW, TARGET, StepSeconds(0.1))
     assert [study.steps for study in found] == [20, math.inf, 30]
     assert [study.seconds for study in found] == pytest.approx([2.0, math.inf, 3.0])
     assert found[0].best.trial.hyperparameters == {'point': 2}
@@ -59,7 +59,7 @@ def test_performance_profile():
 
 
 def test_summary_and_table():
-    costs = {'nadamw': StepCost(0.1), 'kfac': StepCost(0.2)}
+    costs = {'nadamw': StepSeconds(0.1), 'kfac': StepSeconds(0.2)}
     fast = [r for s in (0, 2) for r in five('kfac', s, 10, None, None, None, None)]
     studies = {
         'nadamw': scores.studies_of(
@@ -78,7 +78,7 @@ def test_summary_and_table():
 
 
 def test_table_with_compilation():
-    costs = {'nadamw': StepCost(0.1, 1.0), 'kfac': StepCost(0.2, 4.0)}
+    costs = {'nadamw': StepSeconds(0.1, 1.0), 'kfac': StepSeconds(0.2, 4.0)}
     fast = five('kfac', 0, 10, None, None, None, None)
     studies = {
         'nadamw': scores.studies_of(NADAMW[:5], TARGET, costs['nadamw']),

@@ -1,6 +1,6 @@
 import dataclasses
 
-from experiments.step_cost import StepCost
+from experiments.step_seconds import StepSeconds
 from experiments.time_to_target import step_times
 from experiments.time_to_target.methods import METHODS
 
@@ -31,10 +31,10 @@ def test_measures_steps_and_compilation(tmp_path, monkeypatch):
     methods = {name: METHODS[name] for name in ('nadamw', 'kfac_expand')}
     step_times.measure('ogbg_chembl', 'jax', methods, tmp_path, rounds=2)
     assert step_times.load(tmp_path) == {
-        'nadamw': StepCost(0.1),
-        'kfac_expand': StepCost(0.2, 3.0),
+        'nadamw': StepSeconds(0.1),
+        'kfac_expand': StepSeconds(0.2, 3.0),
     }
 
 
 def test_cost_until_a_step():
-    assert StepCost(0.5, 3.0).until(4) == 5.0
+    assert StepSeconds(0.5, 3.0).until(4) == 5.0
