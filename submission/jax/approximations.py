@@ -169,6 +169,7 @@ Sums = ExpandSums | ReduceSums
 
 def _gram(rows: jax.Array) -> jax.Array:
     """Sums the outer products of rows, `[rows, G, d]` to `[G, d, d]`."""
+    # Whole: by half, as in PyTorch, XLA takes as long on a CPU below d = 1000 or so.
     if rows.shape[1] == 1:
         matrix = rows[:, 0]
         return (matrix.T @ matrix)[None]
