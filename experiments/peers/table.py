@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments import markdown
 from experiments.peers.timing import EVERY, EXTRA
 
 _COLUMNS = {
@@ -27,9 +28,8 @@ def of_peer(methods: Mapping[str, Mapping[str, Any]]) -> str:
         'loss',
         '',
     ]
-    rows = [header, ['---'] * len(header)]
-    rows += [_row(name, found, len(header)) for name, found in methods.items()]
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+    rows = [_row(name, found, len(header)) for name, found in methods.items()]
+    return markdown.format_table(header, rows)
 
 
 def _row(name: str, found: Mapping[str, Any], width: int) -> list[str]:

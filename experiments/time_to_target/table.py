@@ -1,7 +1,9 @@
 """The Markdown table of a workload."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from experiments import markdown
 
 _COLUMNS = (
     'Method',
@@ -32,7 +34,7 @@ def format_table(summary: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     reference = summary.get('nadamw')
     compiles = any(scores['compilation_seconds'] for scores in summary.values())
     columns = (*_COLUMNS, *(_OF_COMPILATION if compiles else ()))
-    lines = [_row(columns), _row(['---'] * len(columns))]
+    rows = []
     for method, scores in sorted(summary.items(), key=seconds):
         per_step, n_seeds = scores['seconds_per_step'], len(scores['seeds'])
         cells = [
@@ -49,12 +51,8 @@ def format_table(summary: Mapping[str, Any], labels: Mapping[str, str]) -> str:
                 f'{scores["compilation_seconds"]:.1f}',
                 _ratio(scores, reference, 'seconds_without_compilation'),
             ]
-        lines.append(_row(cells))
-    return '\n'.join(lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f'| {" | ".join(cells)} |'
+        rows.append(cells)
+    return markdown.format_table(columns, rows)
 
 
 def _number(value: float | None, spec: str) -> str:

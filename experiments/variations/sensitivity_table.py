@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from experiments import markdown
 from experiments.compare import LABELS
 from experiments.steps_to_target import format_steps
 from experiments.variations.results import Results
@@ -21,16 +22,12 @@ def format_table(sweeps: Sequence[Sweep], results: Results) -> str:
         'Base value',
         *(f'× {label}' for label in FACTORS),
     ]
-    lines = [results.describe(), '', _row(header), _row(['---'] * len(header))]
+    rows = []
     for sweep in sweeps:
         runs = [results.runs_of(sweep.points[label]) for label in FACTORS]
         if not any(runs):
             continue
         cells = [format_steps(found, results.target) if found else '' for found in runs]
         name = LABELS[sweep.method]
-        lines.append(_row([sweep.name, name, f'{sweep.base_value:g}', *cells]))
-    return '\n'.join(lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f'| {" | ".join(cells)} |'
+        rows.append([sweep.name, name, f'{sweep.base_value:g}', *cells])
+    return f'{results.describe()}\n\n{markdown.format_table(header, rows)}'

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments import markdown
 from experiments.compare import LABELS
 from experiments.steps_to_target import format_steps, median_steps
 from experiments.trials import Record
@@ -12,8 +13,12 @@ from experiments.variations.results import Results, final_metric, ran_to_the_end
 from experiments.variations.tried import BASE, Variation
 
 _HEADER = (
-    '| Variation | What it tests | Steps to target | / base | Metric at the end '
-    '| - base |\n| --- | --- | --- | --- | --- | --- |'
+    'Variation',
+    'What it tests',
+    'Steps to target',
+    '/ base',
+    'Metric at the end',
+    '- base',
 )
 _STOPPED = (
     '\\* A trial of the row ended as it reached the target, so this is not what the '
@@ -59,18 +64,18 @@ def _format_rows(
     def rank(row: tuple[Variation, Sequence[Record]]) -> tuple[float, float]:
         return median_steps(row[1], target), -final_metric(row[1])
 
-    lines = [_HEADER]
-    for variation, runs in sorted(trained, key=rank):
-        cells = [
+    rows = [
+        (
             variation.name,
             variation.description,
             format_steps(runs, target),
             _ratio(runs, base, target),
             _metric(runs),
             _difference(runs, base),
-        ]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+        )
+        for variation, runs in sorted(trained, key=rank)
+    ]
+    return markdown.format_table(_HEADER, rows)
 
 
 def _ratio(runs: Sequence[Record], base: Sequence[Record] | None, target: float) -> str:
