@@ -33,7 +33,7 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from experiments import trials
+from experiments import text_tables, trials
 from submission import pytorch_submission
 from submission.pytorch.communication import traffic
 from workloads_overrides import random_utils, registry
@@ -195,19 +195,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         **{f'kB {what}': f'bytes {what}' for what in _EXCHANGES},
         'kB mean': 'bytes_mean',
     }
-    lines = [list(columns)]
-    for row in rows:
-        lines.append(
-            [
-                f'{row[key] / 1e3:.1f}' if title.startswith('kB') else str(row[key])
-                for title, key in columns.items()
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return '\n'.join(
-        ' | '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    cells = [
+        [
+            f'{row[key] / 1e3:.1f}' if title.startswith('kB') else str(row[key])
+            for title, key in columns.items()
+        ]
+        for row in rows
+    ]
+    return text_tables.aligned(list(columns), cells)
 
 
 def define_flags() -> None:

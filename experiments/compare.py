@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments import plots, trials
+from experiments import plots, text_tables, trials
 from submission.settings import Settings
 from workloads_overrides import registry
 from workloads_overrides.runner.errors import RunnerError
@@ -149,7 +149,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
         *(['without / NAdamW'] if compiles else []),
         'final metric',
     ]
-    rows = [header]
+    rows = []
     for method, values in methods.items():
         compiling = (
             f'{values["compilation_seconds"]:.1f}',
@@ -169,16 +169,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
                 f'{values["final_metric"]:.4f}',
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        ' | '.join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    lines.insert(1, '-|-'.join('-' * width for width in widths))
-    return '\n'.join(lines)
+    return text_tables.aligned(header, rows)
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments import text_tables
 from experiments.cost_offline_models import offline_model
 from experiments.cost_operations import FLOAT_BYTES, Device, Part
 from experiments.cost_parts import StepCost
@@ -254,10 +255,14 @@ def compare(workload_name: str, rounds: int) -> list[dict[str, Any]]:
 
 def format_comparison(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats a comparison as a table."""
-    lines = [f'{"part":20} | predicted ms | measured ms | predicted / measured']
-    lines += [
-        f'{row["part"]:20} | {row["predicted_ms"]:12.3f} | {row["measured_ms"]:11.3f} '
-        f'| {row["ratio"]:.2f}'
+    header = ['part', 'predicted ms', 'measured ms', 'predicted / measured']
+    cells = [
+        [
+            row['part'],
+            f'{row["predicted_ms"]:.3f}',
+            f'{row["measured_ms"]:.3f}',
+            f'{row["ratio"]:.2f}',
+        ]
         for row in rows
     ]
-    return '\n'.join(lines)
+    return text_tables.aligned(header, cells)

@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import cost_measurements, trials
+from experiments import cost_measurements, text_tables, trials
 from experiments.cost_models import MODELS, Model
 from experiments.cost_operations import A100, FLOAT_BYTES, Device
 from experiments.cost_parts import StepCost
@@ -173,26 +173,37 @@ def report(
 
 def format_report(content: Mapping[str, Any], overhead: float) -> str:
     """Formats a report as tables."""
-    lines = [
-        f'{content["model"]} on {content["devices"]} {content["device"]}',
-        f'{"part":22} | {"GFLOP":>9} | {"MB":>9} | {"MB sent":>8} | {"ms":>8}',
+    parts = [
+        [
+            name,
+            f'{part["flops"] / 1e9:.2f}',
+            f'{part["bytes"] / 1e6:.1f}',
+            f'{part["sent_bytes"] / 1e6:.1f}',
+            f'{part["milliseconds"]:.3f}',
+        ]
+        for name, part in content['parts'].items()
     ]
-    for name, part in content['parts'].items():
-        lines.append(
-            f'{name:22} | {part["flops"] / 1e9:9.2f} | {part["bytes"] / 1e6:9.1f} | '
-            f'{part["sent_bytes"] / 1e6:8.1f} | {part["milliseconds"]:8.3f}'
-        )
     pairs = list(next(iter(content['variants'].values()))['overhead'])
-    header = ' | '.join(f'{pair:>7}' for pair in pairs)
-    lines += ['', f'{"overhead at intervals":22} | {header} | best within {overhead}']
+    variants = []
     for name, variant in content['variants'].items():
-        values = ' | '.join(f'{variant["overhead"][pair]:7.3f}' for pair in pairs)
         best = variant['best_intervals']
         text = 'none' if best is None else f'{best[0]}, {best[1]}'
-        lines.append(f'{name:22} | {values} | {text}')
+        overheads = (f'{variant["overhead"][pair]:.3f}' for pair in pairs)
+        variants.append([name, *overheads, text])
     sizes = (f'{name} {size:.1f}' for name, size in content['memory_mib'].items())
-    lines += ['', f'MiB on each device: {", ".join(sizes)}', '']
-    return '\n'.join(lines)
+    return '\n'.join(
+        [
+            f'{content["model"]} on {content["devices"]} {content["device"]}',
+            text_tables.aligned(['part', 'GFLOP', 'MB', 'MB sent', 'ms'], parts),
+            '',
+            text_tables.aligned(
+                ['overhead at intervals', *pairs, f'best within {overhead}'], variants
+            ),
+            '',
+            f'MiB on each device: {", ".join(sizes)}',
+            '',
+        ]
+    )
 
 
 def _define_flags() -> None:

@@ -19,10 +19,13 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from experiments import text_tables
 from experiments.compare import REFERENCES
 from experiments.steps_to_target import format_steps, median_steps
 from experiments.trials import Record, load_records
 from experiments.tune import records_path
+
+_HEADER = ('Method', 'Steps to target (each seed)', 'Ratio', 'Final metric')
 
 
 def complete_points(
@@ -40,12 +43,14 @@ def complete_points(
     ]
 
 
-def format_row(name: str, runs: Sequence[Record], target: float, base: float) -> str:
-    """Formats a point: steps to target by seed, their median, ratio, final metric."""
+def make_row(
+    name: str, runs: Sequence[Record], target: float, base: float
+) -> list[str]:
+    """Returns the cells of a point: its name, steps to target, ratio, final metric."""
     median = median_steps(runs, target)
     ratio = '-' if math.isinf(median) else f'{median / base:.2f}'
     final = statistics.median(run.validation[-1] for run in runs)
-    return f'| {name} | {format_steps(runs, target)} | {ratio} | {final:.4f} |'
+    return [name, format_steps(runs, target), ratio, f'{final:.4f}']
 
 
 def main(argv: Sequence[str]) -> None:
@@ -63,13 +68,12 @@ def main(argv: Sequence[str]) -> None:
     ]
     base = median_steps(base_runs, target)
     print(f'{name}: validation target {target}, seeds {seeds}\n')
-    print('| Method | Steps to target (each seed) | Ratio | Final metric |')
-    print('| --- | --- | --- | --- |')
-    print(format_row('NAdamW reference', base_runs, target, base))
+    rows = [make_row('NAdamW reference', base_runs, target, base)]
     for runs in complete_points(kfac, seeds):
         point = runs[0].trial.hyperparameters
         label = f'K-FAC-{point["approximation"]}, damping {point["damping"]}'
-        print(format_row(label, runs, target, base))
+        rows.append(make_row(label, runs, target, base))
+    print(text_tables.markdown(_HEADER, rows))
 
 
 def define_flags() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import markdown
+from experiments import text_tables
 from experiments.peers.timing import EVERY, EXTRA
 
 _COLUMNS = {
@@ -29,7 +29,7 @@ def of_peer(methods: Mapping[str, Mapping[str, Any]]) -> str:
         '',
     ]
     rows = [_row(name, found, len(header)) for name, found in methods.items()]
-    return markdown.format_table(header, rows)
+    return text_tables.markdown(header, rows)
 
 
 def _row(name: str, found: Mapping[str, Any], width: int) -> list[str]:

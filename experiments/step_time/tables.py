@@ -1,8 +1,9 @@
 """Tables of the results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from experiments import text_tables
 from experiments.step_time.breakdown import PARTS
 from experiments.step_time.variants import NADAMW
 
@@ -16,7 +17,7 @@ def of_steps(
       summary: What `intervals.summarise` returned.
       compilation: Run to seconds of compilation by step.
     """
-    rows = [['method', 'steps', 'ms a step', 'ratio to NAdamW', '']]
+    rows = []
     for name, columns in summary.items():
         for column, values in columns.items():
             if name != NADAMW:
@@ -34,7 +35,9 @@ def of_steps(
         'Medians, with quartiles.',
         f'NAdamW: {nadamw} ms a step',
         '',
-        _aligned(rows),
+        text_tables.aligned(
+            ['method', 'steps', 'ms a step', 'ratio to NAdamW', ''], rows
+        ),
     ]
     for name, seconds in compilation.items():
         if seconds:
@@ -53,14 +56,14 @@ def of_breakdown(breakdown: Mapping[str, Any]) -> str:
     rows = [
         [title, *(f'{1e3 * columns[title][p]:.2f}' for p in PARTS)] for title in columns
     ]
-    return _aligned([['ms', *PARTS], *rows])
+    return text_tables.aligned(['ms', *PARTS], rows)
 
 
 def of_memory(memory: Mapping[str, Mapping[str, float]]) -> str:
     """Formats peak memory by method."""
     rows = [[name, *map(str, values.values())] for name, values in memory.items()]
     columns = [key.removesuffix('_mib') for key in next(iter(memory.values()))]
-    return _aligned([['MiB', *columns], *rows])
+    return text_tables.aligned(['MiB', *columns], rows)
 
 
 def of_exponents(exponents: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -74,7 +77,7 @@ def of_exponents(exponents: Mapping[str, Mapping[str, float | None]]) -> str:
         [q, *(_number(of_quantity[q]) for of_quantity in exponents.values())]
         for q in quantities
     ]
-    return _aligned([['exponent in', *exponents], *rows])
+    return text_tables.aligned(['exponent in', *exponents], rows)
 
 
 def _with_quartiles(values: Mapping[str, Any], key: str, digits: str) -> str:
@@ -84,14 +87,3 @@ def _with_quartiles(values: Mapping[str, Any], key: str, digits: str) -> str:
 
 def _number(value: float | None) -> str:
     return '-' if value is None else f'{value:.2f}'
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return '\n'.join(
-        ' | '.join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )

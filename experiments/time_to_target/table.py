@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import markdown
+from experiments import text_tables
 
 _COLUMNS = (
     'Method',
@@ -52,7 +52,7 @@ def format_table(summary: Mapping[str, Any], labels: Mapping[str, str]) -> str:
                 _ratio(scores, reference, 'seconds_without_compilation'),
             ]
         rows.append(cells)
-    return markdown.format_table(columns, rows)
+    return text_tables.markdown(columns, rows)
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments import markdown
+from experiments import text_tables
 from experiments.compare import LABELS
 from experiments.steps_to_target import format_steps
 from experiments.variations.results import Results
@@ -30,4 +30,4 @@ def format_table(sweeps: Sequence[Sweep], results: Results) -> str:
         cells = [format_steps(found, results.target) if found else '' for found in runs]
         name = LABELS[sweep.method]
         rows.append([sweep.name, name, f'{sweep.base_value:g}', *cells])
-    return f'{results.describe()}\n\n{markdown.format_table(header, rows)}'
+    return f'{results.describe()}\n\n{text_tables.markdown(header, rows)}'

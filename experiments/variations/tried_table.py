@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import markdown
+from experiments import text_tables
 from experiments.compare import LABELS
 from experiments.steps_to_target import format_steps, median_steps
 from experiments.trials import Record
@@ -75,7 +75,7 @@ def _format_rows(
         )
         for variation, runs in sorted(trained, key=rank)
     ]
-    return markdown.format_table(_HEADER, rows)
+    return text_tables.markdown(_HEADER, rows)
 
 
 def _ratio(runs: Sequence[Record], base: Sequence[Record] | None, target: float) -> str:

@@ -26,7 +26,7 @@ def test_only_points_with_all_seeds_count():
 
 def test_rows():
     runs = [make_record(1, seed, to) for seed, to in enumerate((100, 50, None))]
-    row = report.format_row('name', runs, 0.5, 400)
-    assert row == '| name | 100 (100, 50, -) | 0.25 | 0.9000 |'
-    missed = report.format_row('name', [runs[2]] * 3, 0.5, 400)
-    assert missed == '| name | - (-, -, -) | - | 0.1000 |'
+    row = report.make_row('name', runs, 0.5, 400)
+    assert row == ['name', '100 (100, 50, -)', '0.25', '0.9000']
+    missed = report.make_row('name', [runs[2]] * 3, 0.5, 400)
+    assert missed == ['name', '- (-, -, -)', '-', '0.1000']

@@ -54,7 +54,10 @@ def test_table_of_exponents():
         {'width': {'inverses': 3.0}, 'depth': {'inverses': None}}
     )
     rows = [[c.strip() for c in line.split('|')] for line in table.splitlines()]
-    assert rows == [['exponent in', 'width', 'depth'], ['inverses', '3.00', '-']]
+    assert [rows[0], *rows[2:]] == [
+        ['exponent in', 'width', 'depth'],
+        ['inverses', '3.00', '-'],
+    ]
 
 
 def test_table_names_what_was_compiled():
