@@ -46,6 +46,14 @@ def likelihood_of(
         # means a loss for each output, whatever the loss type says: AlgoPerf's
         # ogbg declares softmax, and its loss is a masked sigmoid cross entropy.
         return Likelihood.BERNOULLI
+    labels_shape = getattr(batch.get('targets'), 'shape', None)
+    if (
+        labels_shape is not None
+        and len(labels_shape) == len(outputs.shape) - 1
+        and tuple(labels_shape) != tuple(outputs.shape[:-1])
+    ):
+        # The classes lie along another axis, such as the second one of images.
+        return None
     return Likelihood.CATEGORICAL
 
 
@@ -66,9 +74,10 @@ def likelihood_to_sample(
     if likelihood is None:
         logging.log_first_n(
             logging.WARNING,
-            'K-FAC: no label distribution is known for a loss of type %s; using the '
-            'empirical Fisher in place of the Monte-Carlo one.',
+            'K-FAC: no label distribution is known for a loss of type %s on outputs of '
+            'shape %s; using the empirical Fisher in place of the Monte-Carlo one.',
             1,
             loss_type_name,
+            getattr(outputs, 'shape', None),
         )
     return likelihood

@@ -71,6 +71,8 @@ def update_params(
     settings = optimizer.settings
     preconditioner: KFACPreconditioner | None = optimizer_state.get('preconditioner')
     model = current_param_container
+    # Not every workload's `model_fn` leaves evaluation mode again.
+    model.train()
 
     # Dropout follows the step's key, as it does in JAX, so that a resumed run drops
     # what the uninterrupted one would have dropped.

@@ -12,13 +12,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .weight_sharing import AmbiguousRowsError, SharedTensor
+from .weight_sharing import AmbiguousRowsError, SharedTensor, sums_dtype
 
 # From these dimensions on a Gram matrix is computed by half. An accelerator works on
 # many tiles at once, of which a small matrix has too few to leave any out.
 _HALVED_ON_CPU = 256
 _HALVED_ON_ACCELERATORS = 1024
 _BLOCK_MULTIPLE = 64
+
+# Gradients of which less than this share is left after summing over positions have
+# cancelled, whatever the precision: what bfloat16 rounds off is smaller.
+_MOST_ROUNDING = 0.05
 
 
 @dataclasses.dataclass
@@ -85,7 +89,7 @@ class ExpandSums:
         rows = inputs.rows()
         gram = _gram(rows)
         if self._bias:
-            gram = _append_bias(gram, rows.sum(0), rows.shape[0])
+            gram = _append_bias(gram, rows.sum(0, dtype=gram.dtype), rows.shape[0])
         self._inputs = gram if self._inputs is None else self._inputs + gram
         self._n_rows += rows.shape[0]
 
@@ -114,8 +118,10 @@ class ReduceSums:
     number of positions calls for; where that number is constant, both are equal.
 
     Some gradients cancel over positions: those of attention keys do always, since a
-    softmax does not change if all its inputs are shifted. What is left is rounding
-    error, and the factor is set to exactly zero.
+    softmax does not change if all its inputs are shifted, and so do those of a
+    convolution before a normalisation of its own output over all positions. What is
+    left is rounding error of the precision that the gradients came in, and the factor
+    is set to exactly zero.
     """
 
     sums_positions = True
@@ -126,6 +132,7 @@ class ReduceSums:
         self._inputs: Tensor | None = None
         self._gradients: Tensor | None = None
         self._gradient_squares: Tensor | float = 0.0
+        self._gradient_eps = 0.0
         self._positions: Tensor | None = None
 
     def add_inputs(self, inputs: SharedTensor) -> None:
@@ -145,7 +152,10 @@ class ReduceSums:
     def add_gradients(self, gradients: SharedTensor) -> None:
         """Adds the output gradients of one application of the layer."""
         summed = gradients.sum_over_positions()
-        self._gradient_squares += torch.linalg.vector_norm(gradients.values) ** 2
+        values = gradients.values
+        norm = torch.linalg.vector_norm(values, dtype=summed.dtype)
+        self._gradient_squares += norm**2
+        self._gradient_eps = max(self._gradient_eps, torch.finfo(values.dtype).eps)
         self._gradients = (
             summed if self._gradients is None else self._gradients + summed
         )
@@ -155,7 +165,7 @@ class ReduceSums:
         if self._inputs is None or self._gradients is None or self._positions is None:
             return None
         inputs, gradients = self._inputs, self._gradients
-        rounding = 100 * torch.finfo(gradients.dtype).eps
+        rounding = min(100 * self._gradient_eps, _MOST_ROUNDING)
         left = torch.linalg.vector_norm(gradients) ** 2
         cancelled = left < rounding**2 * self._gradient_squares
         gradients = torch.where(cancelled, 0.0, gradients)
@@ -176,13 +186,23 @@ class ReduceSums:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """Sums the outer products of rows, `[rows, G, d]` to `[G, d, d]`."""
+    """Sums the outer products of rows, `[rows, G, d]` to `[G, d, d]`.
+
+    Rows in bfloat16 are multiplied as they are, at the hardware's speed, which sums in
+    single precision; the result is in that of `sums_dtype`.
+    """
+    dtype = sums_dtype(rows.dtype)
+    if rows.dtype == torch.float16:
+        # A sum of squares soon passes what it holds.
+        rows = rows.to(dtype)
     if rows.shape[1] == 1:
         matrix = rows.squeeze(1)
         n_rows, dim = matrix.shape
-        return _matrix_gram(matrix, gram_blocks(n_rows, dim, rows.is_cpu)).unsqueeze(0)
-    by_group = rows.transpose(0, 1)
-    return by_group.transpose(1, 2) @ by_group
+        gram = _matrix_gram(matrix, gram_blocks(n_rows, dim, rows.is_cpu)).unsqueeze(0)
+    else:
+        by_group = rows.transpose(0, 1)
+        gram = by_group.transpose(1, 2) @ by_group
+    return gram.to(dtype)
 
 
 def gram_blocks(n_rows: int, dim: int, on_cpu: bool) -> list[tuple[int, int]]:

@@ -5,8 +5,10 @@ factor sums as the layer runs and gradients as the backward pass reaches it, so
 nothing is held longer than autograd holds it.
 """
 
+import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -14,11 +16,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils.hooks import RemovableHandle
 
 from .approximations import ExpandSums, FactorSums, ReduceSums
 from .layers import KFACLayer
-from .weight_sharing import AmbiguousRowsError, BatchStructure
+from .weight_sharing import AmbiguousRowsError, BatchStructure, sums_dtype
 
 Sums = ExpandSums | ReduceSums
 
@@ -44,6 +45,10 @@ class Capture:
     Use it as a context manager around both. After the forward pass call either
     `watch_backward`, to take the gradients of the training loss as they pass by
     (empirical Fisher), or `backward_to_layers`, to bring others to the layers.
+
+    Inside, compiled parts of the model run as they were written, since compiled code
+    does not see the hooks. A forward pass that is run again in the backward pass, by
+    `torch.utils.checkpoint` with `use_reentrant=False`, adds nothing.
     """
 
     def __init__(
@@ -63,16 +68,21 @@ class Capture:
         self._structure = structure
         self._sums = {layer.name: make_sums(layer) for layer in layers}
         self._edges: list[_OutputEdge] = []
-        self._handles: list[RemovableHandle] = []
+        self._forward_is_over = False
+        self._cleanup = contextlib.ExitStack()
         self.errors: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Places the hooks."""
+        # The compiler is loaded where something is compiled; loading it takes seconds.
+        # PyTorch before 2.6 has no stances; see `wrappers.for_statistics`.
+        if 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
+            self._cleanup.enter_context(torch.compiler.set_stance('force_eager'))
         for layer in self._layers:
             hook = functools.partial(self._forward_hook, layer)
             for module in layer.modules:
                 handle = module.register_forward_hook(hook, with_kwargs=True)
-                self._handles.append(handle)
+                self._cleanup.callback(handle.remove)
         return self
 
     def __exit__(
@@ -82,9 +92,7 @@ class Capture:
         traceback: TracebackType | None,
     ) -> None:
         """Removes the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._cleanup.close()
 
     def _forward_hook(
         self,
@@ -97,19 +105,10 @@ class Capture:
         del module
         if not output.requires_grad:
             return None
-        sums = self._sums[layer.name]
-        inputs = args[0] if args else kwargs['input']
-        # Among padded positions the real ones have to be picked before any sum.
-        may_sum = sums.sums_positions and not self._structure.sequences
-        with torch.no_grad():
-            rows, multiplicity = layer.input_rows(inputs, may_sum)
-            try:
-                sums.add_inputs(
-                    self._structure.to_weight_sharing_format(rows, multiplicity)
-                )
-            except AmbiguousRowsError as error:
-                self.errors[layer.name] = str(error)
-                return None
+        if not self._forward_is_over:
+            self._add_inputs(layer, args[0] if args else kwargs['input'])
+        if layer.name in self.errors:
+            return None
         # The edge, not the tensor: the model may change its output in place. Of a
         # view, as `nn.Linear` returns for three axes, that changes the base, and
         # gradients go around the view's edge: to the base's, or to a copy's.
@@ -120,14 +119,33 @@ class Capture:
             source = base
         else:
             source, copied = output, output.clone()
-        self._edges.append(_OutputEdge(layer, get_gradient_edge(source), output.shape))
+        if not self._forward_is_over:
+            edge = get_gradient_edge(source)
+            self._edges.append(_OutputEdge(layer, edge, output.shape))
+        # Also when it runs again, for that has to take the same course.
         return copied
+
+    def _add_inputs(self, layer: KFACLayer, inputs: Tensor) -> None:
+        sums = self._sums[layer.name]
+        # Among padded positions the real ones have to be picked before any sum.
+        may_sum = sums.sums_positions and not self._structure.pads_positions
+        with torch.no_grad(), _own_precision(inputs):
+            rows, multiplicity = layer.input_rows(inputs, may_sum)
+            try:
+                shared = self._structure.to_weight_sharing_format(
+                    rows, multiplicity, by_example=sums.sums_positions
+                )
+                sums.add_inputs(shared)
+            except AmbiguousRowsError as error:
+                self.errors[layer.name] = str(error)
 
     def watch_backward(self) -> None:
         """Takes the output gradients from the backward pass that follows."""
+        self._forward_is_over = True
         for output in self._edges:
             hook = functools.partial(self._backward_hook, output)
-            self._handles.append(output.edge.node.register_prehook(hook))
+            handle = output.edge.node.register_prehook(hook)
+            self._cleanup.callback(handle.remove)
 
     def _backward_hook(
         self, output: _OutputEdge, gradients: tuple[Tensor, ...]
@@ -137,10 +155,13 @@ class Capture:
             self._add(output, gradient)
 
     def _add(self, output: _OutputEdge, gradient: Tensor) -> None:
-        with torch.no_grad():
+        sums = self._sums[output.layer.name]
+        with torch.no_grad(), _own_precision(gradient):
             rows = output.layer.gradient_rows(gradient.detach().reshape(output.shape))
-            shared = self._structure.to_weight_sharing_format(rows)
-            self._sums[output.layer.name].add_gradients(shared)
+            shared = self._structure.to_weight_sharing_format(
+                rows, by_example=sums.sums_positions
+            )
+            sums.add_gradients(shared)
 
     def backward_to_layers(self, outputs: Tensor, output_gradients: Tensor) -> None:
         """Back-propagates to the layers' outputs only, not to the parameters.
@@ -149,6 +170,9 @@ class Capture:
           outputs: The model's output; its graph is kept.
           output_gradients: Gradient of a loss with respect to `outputs`.
         """
+        self._forward_is_over = True
+        if not self._edges:
+            return
         gradients = torch.autograd.grad(
             outputs,
             [output.edge for output in self._edges],
@@ -163,14 +187,20 @@ class Capture:
     def sums(self) -> dict[str, FactorSums]:
         """Returns layer name to factor sums; layers not reached are left out.
 
-        They are in the precision of the parameters, whatever the passes ran in.
+        They are in the precision of the parameters, and at least in single precision,
+        whatever the passes ran in.
         """
         sums = {}
         for layer in self._layers:
             layer_sums = self._sums[layer.name].sums()
             if layer_sums is not None and layer.name not in self.errors:
-                sums[layer.name] = layer_sums.to(layer.weight.dtype)
+                sums[layer.name] = layer_sums.to(sums_dtype(layer.weight.dtype))
         return sums
+
+
+def _own_precision(values: Tensor) -> torch.autocast:
+    """Keeps automatic mixed precision from casting products of statistics."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def _is_reshaped(view: Tensor, base: Tensor) -> bool:

@@ -27,6 +27,9 @@ class FirstOrderOptimizer:
           model: The model, not wrapped.
           settings: The trial's settings.
           preconditioner: None trains every parameter by NAdamW.
+
+        Raises:
+          ValueError: If all parameters are frozen.
         """
         self.settings = settings
         self._preconditioner = preconditioner
@@ -43,6 +46,11 @@ class FirstOrderOptimizer:
             name for name in everything if rule != 'momentum' or name not in in_layers
         ]
         followed = [name for name in everything if name in in_layers]
+        if not self._parameters:
+            raise ValueError(
+                'The model has no parameter to train: all of its '
+                f'{sum(1 for _ in model.parameters())} are frozen.'
+            )
         device = next(iter(self._parameters.values())).device
         self._nadamw = Moments(adaptive, device, second=True)
         if rule not in ('momentum', 'grafted'):

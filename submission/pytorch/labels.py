@@ -39,6 +39,9 @@ def sampled_output_gradient(
 
     Returns:
       A tensor of the shape of `outputs`.
+
+    Raises:
+      ValueError: If the weights do not have the leading axes of the outputs.
     """
     outputs = outputs.detach()
     if likelihood is Likelihood.CATEGORICAL:
@@ -60,6 +63,14 @@ def sampled_output_gradient(
     if weights is not None:
         # One weight for an example or position covers all its outputs.
         missing = outputs.dim() - weights.dim()
+        if missing < 0 or any(
+            size not in (1, full)
+            for size, full in zip(weights.shape, outputs.shape, strict=False)
+        ):
+            raise ValueError(
+                f'Loss weights of shape {tuple(weights.shape)} do not fit outputs of '
+                f'shape {tuple(outputs.shape)}: they need its leading axes.'
+            )
         roots = weights.to(gradient.dtype).sqrt()
         gradient = gradient * roots.reshape(roots.shape + (1,) * missing)
     return gradient

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ..assignments import Assignment
+from .weight_sharing import sums_dtype
 
 
 class KFACLayer:
@@ -158,8 +159,9 @@ class ConvLayer(KFACLayer):
                     for k in range(kernel)
                 ]
             )
+        dtype = sums_dtype(padded.dtype)
         sums = [
-            padded[:, :, rows, columns].sum((2, 3))
+            padded[:, :, rows, columns].sum((2, 3), dtype=dtype)
             for rows in starts[0]
             for columns in starts[1]
         ]

@@ -17,7 +17,10 @@ from .factors import KroneckerFactor
 from .inverses import mean_eigenvalue, vanishing_eigenvalue
 from .layers import KFACLayer, assign_parameters
 from .sharding import sharded_inverses, sum_over_processes
-from .weight_sharing import BatchStructure
+from .weight_sharing import BatchStructure, sums_dtype
+
+# Updates after which a factor that has always vanished is not one that begins late.
+_TELLING_UPDATES = 10
 
 
 class KFACPreconditioner:
@@ -73,7 +76,8 @@ class KFACPreconditioner:
         A layer keeps its averages if it was not reached, if its rows were ambiguous,
         or if a statistic is not finite (counted and logged). A factor keeps its
         average if its statistic vanishes to floating-point precision: the gradient
-        below a zero-initialised layer says nothing about curvature. All processes
+        below a zero-initialised layer says nothing about curvature, nor does one that
+        always cancels over positions (logged after some updates). All processes
         take part with what their part of the batch reached, and all do the same.
 
         Args:
@@ -105,6 +109,21 @@ class KFACPreconditioner:
                 if size > vanishing_eigenvalue(statistic.dtype):
                     factor.update(statistic, decay)
         self.counters['factor_updates'] += 1
+        if self.counters['factor_updates'] == _TELLING_UPDATES:
+            self._log_vanished()
+
+    def _log_vanished(self) -> None:
+        """Says which factors have had no statistic that did not vanish."""
+        for name, pair in self._factors.items():
+            for side, factor in zip('AB', pair, strict=True):
+                if factor.moving_average is None:
+                    logging.warning(
+                        'K-FAC: factor %s of layer %s has vanished in all updates so '
+                        'far: what it is computed from cancels. That side is not '
+                        'preconditioned until it does not.',
+                        side,
+                        name,
+                    )
 
     def _log_missing(self, found: Container[str], errors: Mapping[str, str]) -> None:
         """Says once for each layer that it had no statistics, and why."""
@@ -112,7 +131,10 @@ class KFACPreconditioner:
             if layer.name in found or layer.name in self._unreached:
                 continue
             self._unreached.add(layer.name)
-            reason = 'the forward pass did not reach it'
+            reason = (
+                'no input or no output gradient of it was seen (under '
+                'torch.utils.checkpoint there is only with use_reentrant=False)'
+            )
             if communication.is_distributed():
                 reason += ', or not all processes could tell its rows apart'
             logging.warning(
@@ -178,12 +200,15 @@ class KFACPreconditioner:
             return list(gradients)
         factor_a, factor_b = self._factors[layer.name]
         matrix = layer.to_matrix(gradients)
+        dtype = matrix.dtype
+        # Inverses are at least in single precision, whatever the parameters are in.
+        matrix = matrix.to(sums_dtype(dtype))
         # Not `@`, which first looks for axes to broadcast: small layers pay for that.
         if factor_b.inverse is not None:
             matrix = torch.bmm(factor_b.inverse, matrix)
         if factor_a.inverse is not None:
             matrix = torch.bmm(matrix, factor_a.inverse)
-        return layer.from_matrix(matrix)
+        return layer.from_matrix(matrix.to(dtype))
 
     def curvature_scale(self, layer: KFACLayer) -> Tensor | None:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.

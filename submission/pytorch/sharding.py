@@ -16,6 +16,7 @@ from .factors import KroneckerFactor
 from .inverses import DampedInverse, damped_inverses
 from .layers import KFACLayer
 from .packing import pack_symmetric, packed_size, unpack_symmetric
+from .weight_sharing import sums_dtype
 
 _STATISTICS = 'factor statistics'
 _INVERSES = 'inverses of the factors'
@@ -59,14 +60,15 @@ def sum_over_processes(
       Layer name to sums, and a tensor that says in the same order whether they are
       usable: not zero if a process reached the layer and none found it ambiguous.
     """
+    if not layers:
+        return {}, torch.ones(0)
     if not communication.is_distributed():
-        device = layers[0].weight.device if layers else None
-        return dict(sums), torch.ones(len(sums), device=device)
+        return dict(sums), torch.ones(len(sums), device=layers[0].weight.device)
     totals: dict[str, FactorSums] = {}
     usable = []
     by_dtype: dict[torch.dtype, list[KFACLayer]] = {}
     for layer in layers:
-        by_dtype.setdefault(layer.weight.dtype, []).append(layer)
+        by_dtype.setdefault(sums_dtype(layer.weight.dtype), []).append(layer)
     for members in by_dtype.values():
         packed = [
             part
@@ -91,15 +93,15 @@ def _packed_sums(
     layer: KFACLayer, sums: FactorSums | None, ambiguous: Collection[str]
 ) -> list[Tensor]:
     """Returns counts, inputs and gradients, each with one axis."""
-    weight = layer.weight
-    counts = weight.new_zeros(3)
+    dtype = sums_dtype(layer.weight.dtype)
+    counts = layer.weight.new_zeros(3, dtype=dtype)
     if layer.name in ambiguous:
         counts[1] = 1.0
     if sums is None:
         return [
             counts,
-            weight.new_zeros(packed_size(layer.groups, layer.input_dim)),
-            weight.new_zeros(packed_size(layer.groups, layer.output_dim)),
+            counts.new_zeros(packed_size(layer.groups, layer.input_dim)),
+            counts.new_zeros(packed_size(layer.groups, layer.output_dim)),
         ]
     counts[0] = 1.0
     counts[2] = sums.input_count

@@ -42,21 +42,36 @@ class SharedTensor:
         return self.values.flatten(0, -3)
 
     def sum_over_positions(self) -> Tensor:
-        """Sums each example's rows, shape `[examples, groups, features]`."""
+        """Sums each example's rows, shape `[examples, groups, features]`.
+
+        The sums are in the precision of `sums_dtype`.
+        """
+        dtype = sums_dtype(self.values.dtype)
         if self.example_index is None:
-            return self.values.sum(1)
-        sums = self.values.new_zeros(self.n_examples, *self.values.shape[1:])
-        return sums.index_add_(0, self.example_index, self.values)
+            return self.values.sum(1, dtype=dtype)
+        shape = (self.n_examples, *self.values.shape[1:])
+        sums = self.values.new_zeros(shape, dtype=dtype)
+        return sums.index_add_(0, self.example_index, self.values.to(dtype))
 
     def positions(self) -> Tensor:
         """Number of positions R_n of each example, shape `[examples]`."""
+        dtype = sums_dtype(self.values.dtype)
         if self.example_index is None:
             count = self.values.shape[1] * self.multiplicity
-            return self.values.new_full((self.n_examples,), count)
-        ones = self.values.new_full((self.values.shape[0],), self.multiplicity)
-        return self.values.new_zeros(self.n_examples).index_add_(
+            return self.values.new_full((self.n_examples,), count, dtype=dtype)
+        n_rows = len(self.example_index)
+        ones = self.values.new_full((n_rows,), self.multiplicity, dtype=dtype)
+        return self.values.new_zeros(self.n_examples, dtype=dtype).index_add_(
             0, self.example_index, ones
         )
+
+
+def sums_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the precision to sum in, which is at least single.
+
+    In bfloat16 256 + 1 is 256, and in float16 no sum passes 65504.
+    """
+    return torch.promote_types(dtype, torch.float32)
 
 
 class AmbiguousRowsError(ValueError):
@@ -115,6 +130,8 @@ class BatchStructure:
       real_examples: Selects the examples that are not padding.
       sequences: For batches of padded sequences, sequence length to the real rows
         of `[n_examples * positions taken]`.
+      real_share: For batches of padded signals, whose lengths differ from layer to
+        layer, the share of each example that is not padding; shape `[n_examples]`.
       graph_rows: For batches of graphs, number of rows to the real ones among
         them; None marks a number that fits nodes as well as edges.
       stride: One in this many positions of each example is taken.
@@ -125,6 +142,12 @@ class BatchStructure:
     sequences: Mapping[int, RealRows]
     graph_rows: Mapping[int, RealRows | None] | None
     stride: int = 1
+    real_share: Tensor | None = None
+
+    @property
+    def pads_positions(self) -> bool:
+        """Whether some positions of a real example may be padding."""
+        return bool(self.sequences) or self.real_share is not None
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, Any], stride: int = 1) -> 'BatchStructure':
@@ -133,14 +156,27 @@ class BatchStructure:
         An example whose loss weights are all zero is padding. Graph batches are
         recognised by `n_node` and `n_edge`; without weights their padding is found
         by jraph's rule: the last graph with any node, and all empty ones after it.
+        Of token sequences, positions of weight 0 are padding and so, in AlgoPerf's
+        way, are inputs of 0; without weights and with a target for every input each
+        position is a term of the loss, and none is padding. Signals come with their
+        padding, `(signal, padding)`, both `[examples, time]`, which lies at the end.
 
         Args:
-          batch: The batch.
+          batch: Has `inputs`, `targets` and perhaps `weights`.
           stride: One in this many positions of each example is taken. Of nodes and
             edges it is as large a share of all, the first ones: they are there
             without a copy, batches are shuffled, and every second edge might be the
             same direction of each bond.
+
+        Raises:
+          ValueError: If the batch is not of that kind.
         """
+        if not isinstance(batch, Mapping) or not batch.keys() >= {'inputs', 'targets'}:
+            found = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
+            raise ValueError(
+                "K-FAC reads which rows belong to which example off batch['inputs'] "
+                f"and batch['targets']; got {found}."
+            )
         inputs, weights = batch['inputs'], batch.get('weights')
         real = None
         if weights is not None:
@@ -156,23 +192,20 @@ class BatchStructure:
         if _is_token_sequence(targets):
             if weights is not None and weights.shape == targets.shape:
                 masks[targets.shape[1]] = weights.bool()
-            if _is_token_sequence(inputs):
+            all_are_terms = weights is None and inputs.shape == targets.shape
+            if _is_token_sequence(inputs) and not all_are_terms:
                 # AlgoPerf pads token sequences with 0. Source and target of equal
                 # length cannot be told apart: keep what is real in either.
                 length, real_inputs = inputs.shape[1], inputs != 0
                 masks[length] = masks.get(length, real_inputs) | real_inputs
-        number, n_real = real.long().cumsum(0) - 1, int(real.sum())
-        sequences = {}
-        for length, mask in masks.items():
-            mask = mask & real[:, None]
-            taken = mask if stride == 1 else mask[:, ::stride]
-            sequences[length] = RealRows.select(
-                number.repeat_interleave(taken.shape[1]),
-                taken.flatten(),
-                n_real,
-                None if stride == 1 else int(mask.sum()),
-            )
-        return cls(len(real), _as_slice(real), sequences, None, stride)
+        sequences = {
+            length: _real_positions(mask, real, stride)
+            for length, mask in masks.items()
+        }
+        real_share = None
+        if _is_padded_signal(inputs):
+            real_share = (1.0 - inputs[1]).mean(1) * real
+        return cls(len(real), _as_slice(real), sequences, None, stride, real_share)
 
     @classmethod
     def _from_graphs(
@@ -202,7 +235,7 @@ class BatchStructure:
         return cls(n_graphs, _as_slice(real), {}, graph_rows, stride)
 
     def to_weight_sharing_format(
-        self, values: Tensor, multiplicity: int = 1
+        self, values: Tensor, multiplicity: int = 1, by_example: bool = True
     ) -> SharedTensor:
         """Brings a layer's inputs or output gradients into weight-sharing format.
 
@@ -212,10 +245,12 @@ class BatchStructure:
             the second axis (time-major), or be folded with the positions after
             them into the first axis.
           multiplicity: Number of positions that each row is the sum of.
+          by_example: Whether it matters which example a row belongs to.
 
         Raises:
           AmbiguousRowsError: If the rows of a graph batch fit neither its graphs,
-            nodes nor edges, or more than one of them.
+            nodes nor edges, or more than one of them; or if rows may be time-major
+            or have positions folded into the first axis, and it matters.
         """
         if values.dim() == 2:
             # A single vector, without any leading axis.
@@ -231,7 +266,12 @@ class BatchStructure:
                 )
             return _select(flat, graph_rows, multiplicity)
         n, leading = self.n_examples, values.shape[:-2]
+        if n == 0:
+            # The last part of some data, for one of several processes.
+            values = values.reshape(0, 1, *values.shape[-2:])
+            return SharedTensor(values, None, 0, multiplicity)
         if leading[0] != n and len(leading) > 1 and leading[1] == n:
+            self._check_time_major(leading, by_example)
             values = values.transpose(0, 1)
         elif leading[0] % n != 0:
             # Not spread over the examples at all, such as a learnt query.
@@ -241,12 +281,59 @@ class BatchStructure:
         n_positions = values.shape[1]
         if self.stride > 1:
             values = values[:, :: self.stride]
-        sequence = self.sequences.get(n_positions)
+        sequence = self._real_rows(n_positions)
         if sequence is not None:
             return _select(values.flatten(0, 1), sequence, multiplicity)
         values = values[self.real_examples]
         row_weight = n_positions / max(values.shape[1], 1)
         return SharedTensor(values, None, values.shape[0], multiplicity, row_weight)
+
+    def _check_time_major(self, leading: torch.Size, by_example: bool) -> None:
+        """Makes sure that the second axis is that of the examples, where it matters."""
+        every_row_counts = (
+            self.stride == 1
+            and not self.pads_positions
+            and self.real_examples == slice(0, self.n_examples)
+        )
+        if (
+            leading[0] % self.n_examples != 0
+            or leading[0] in self.sequences
+            or (every_row_counts and not by_example)
+        ):
+            return
+        raise AmbiguousRowsError(
+            f'A layer got values of shape {tuple(leading)} (features left out) in a '
+            f'batch of {self.n_examples} examples: either axis may hold the examples. '
+            'Another batch size tells them apart.'
+        )
+
+    def _real_rows(self, n_positions: int) -> RealRows | None:
+        """Returns the real rows of sequences of this length, None if all are."""
+        if self.real_share is None or n_positions in self.sequences:
+            return self.sequences.get(n_positions)
+        # A frame that is real in part counts; rounding error is no such part.
+        n_real = torch.ceil(self.real_share * n_positions - 1e-3)
+        position = torch.arange(n_positions, device=n_real.device)
+        mask = position < n_real[:, None]
+        return _real_positions(mask, self.real_share > 0, self.stride)
+
+
+def _real_positions(mask: Tensor, real: Tensor, stride: int) -> RealRows:
+    """Selects the real positions of real examples among those that are taken.
+
+    Args:
+      mask: Whether a position is real, shape `[examples, positions]`.
+      real: Whether an example is, shape `[examples]`.
+      stride: One in this many positions is taken.
+    """
+    mask = mask & real[:, None]
+    taken = mask if stride == 1 else mask[:, ::stride]
+    return RealRows.select(
+        (real.long().cumsum(0) - 1).repeat_interleave(taken.shape[1]),
+        taken.flatten(),
+        int(real.sum()),
+        None if stride == 1 else int(mask.sum()),
+    )
 
 
 def _select(flat: Tensor, rows: RealRows, multiplicity: int) -> SharedTensor:
@@ -264,6 +351,20 @@ def _as_slice(mask: Tensor) -> slice | Tensor:
     """Returns a mask as a slice where all it keeps comes first."""
     n_kept = int(mask.sum())
     return slice(0, n_kept) if bool(mask[:n_kept].all()) else mask
+
+
+def _is_padded_signal(inputs: Any) -> bool:
+    """Returns whether inputs are `(signal, padding)` as speech has in AlgoPerf."""
+    if not isinstance(inputs, tuple | list) or len(inputs) != 2:
+        return False
+    signal, padding = inputs
+    return (
+        isinstance(signal, Tensor)
+        and isinstance(padding, Tensor)
+        and padding.dim() == 2
+        and padding.dtype.is_floating_point
+        and signal.shape[:2] == padding.shape
+    )
 
 
 def _is_token_sequence(value: Any) -> bool:

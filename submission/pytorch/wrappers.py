@@ -19,7 +19,8 @@ def for_statistics(model: nn.Module) -> nn.Module:
     """Returns the model to run on statistics steps, when hooks are in place.
 
     Compiled code would have to be compiled anew to see hooks, and `DataParallel`
-    runs copies that hold none of the modules that are watched; both are left out.
+    runs copies that hold none of the modules that are watched; an outermost one is left
+    out (compiled parts further inside run as written, see `Capture`).
     `DistributedDataParallel` stays, for it averages the gradients.
     """
     inner = getattr(model, '_orig_mod', model)

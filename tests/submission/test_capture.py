@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from experiments.exactness import make_sums
 from submission.pytorch.capture import Capture
@@ -253,6 +254,69 @@ class TestUnreachedLayers:
         assert _empirical(model, batch_of(double(N, D)), forward=forward).keys() == {
             '1'
         }
+
+
+class Checkpointed(nn.Module):
+    """Two layers, whose activations are computed again in the backward pass."""
+
+    def __init__(self, use_reentrant):
+        super().__init__()
+        self.first, self.second = nn.Linear(D, D), nn.Linear(D, D)
+        self.head = nn.Linear(D, 2)
+        self.use_reentrant = use_reentrant
+
+    def _block(self, x):
+        # A view that is changed in place, so that the hook hands out a copy.
+        return torch.tanh(self.second(self.first(x)[:, :2].mul_(2.0)))
+
+    def forward(self, x):
+        x = 1.0 * x
+        if self.use_reentrant is None:
+            x = self._block(x)
+        else:
+            x.requires_grad_()
+            x = checkpoint(self._block, x, use_reentrant=self.use_reentrant)
+        return self.head(x)
+
+
+class TestCheckpointing:
+    @both
+    @pytest.mark.parametrize('way', [_empirical, _by_cotangent])
+    def test_what_runs_again_adds_nothing(self, approximation, way):
+        torch.manual_seed(0)
+        model, batch = Checkpointed(None).double(), batch_of(double(N, R, D))
+        expected = way(model, batch, approximation)
+        model.use_reentrant = False
+        found = way(model, batch, approximation)
+        assert found.keys() == {'first', 'second', 'head'}
+        _assert_same(found, expected)
+
+    def test_the_gradient_stays_the_same(self):
+        torch.manual_seed(0)
+        model, batch = Checkpointed(False).double(), batch_of(double(N, R, D))
+        model(batch['inputs']).square().sum().backward()
+        expected = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        with _capture(model, batch) as capture:
+            outputs = model(batch['inputs'])
+            capture.backward_to_layers(outputs, _cotangent(outputs))
+            outputs.square().sum().backward()
+        for parameter, gradient in zip(model.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
+
+    def test_reentrant_layers_are_out_of_reach_and_said_to_be(self, caplog):
+        model, batch = Checkpointed(True).double(), batch_of(double(N, R, D))
+        settings = Settings(approximation='expand')
+        preconditioner = KFACPreconditioner(model, settings)
+        with preconditioner.capture(batch) as capture:
+            outputs = model(batch['inputs'])
+            capture.watch_backward()
+            outputs.square().sum().backward()
+        assert capture.sums().keys() == {'head'}
+        with caplog.at_level(logging.WARNING):
+            preconditioner.update_factors(capture, N, 1.0)
+        assert 'layer first' in caplog.text
+        assert 'use_reentrant=False' in caplog.text
 
 
 class TestCalls:

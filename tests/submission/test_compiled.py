@@ -93,6 +93,36 @@ def test_data_parallel():
     assert graphs[2] == graphs[-1]
 
 
+def _compiled_in_place(model):
+    model.compile(backend='eager')
+    return model
+
+
+def _compiled_block(model):
+    model.second.compile(backend='eager')
+    return model
+
+
+def _compiled_inside(model):
+    return nn.DataParallel(torch.compile(model, backend='eager'))
+
+
+@pytest.mark.parametrize('fisher_type', ['empirical', 'monte_carlo'])
+@pytest.mark.parametrize(
+    'wrap', [_compiled_in_place, _compiled_block, _compiled_inside]
+)
+def test_parts_compiled_before_the_first_statistics_step(wrap, fisher_type):
+    """As in a run that is resumed: code compiled without hooks never sees them."""
+    workload = Workload()
+    point = hyperparameters(statistics_interval=4, fisher_type=fisher_type)
+    model, _ = workload.init_model_fn((0, 1))
+    wrapped = wrap(model)
+    state, _ = init(workload, point, wrapped)
+    train(workload, point, state, wrapped, [2, 3, 4])
+    layers = state['preconditioner'].state_dict()['layers']
+    assert layers.keys() == {'first', 'second', 'head'}
+
+
 def test_plain_steps_run_the_compiled_code():
     """All of them, and no statistics step."""
     calls = []

@@ -50,6 +50,22 @@ class TestLikelihood:
         found = likelihood_of('SOFTMAX_CROSS_ENTROPY', torch.zeros(N, C), batch)
         assert found is Likelihood.BERNOULLI
 
+    @pytest.mark.parametrize(
+        ('outputs', 'targets', 'expected'),
+        [
+            ((N, C), (N,), Likelihood.CATEGORICAL),
+            ((N, C), (N, C), Likelihood.CATEGORICAL),
+            ((N, T, C), (N, T), Likelihood.CATEGORICAL),
+            ((N, C, T), (N, T), None),
+            ((N, C, T, 2), (N, T, 2), None),
+        ],
+    )
+    def test_classes_along_another_axis(self, outputs, targets, expected):
+        """As PyTorch's own cross entropy has them for images."""
+        batch = {'targets': torch.zeros(targets, dtype=torch.long)}
+        found = likelihood_of('SOFTMAX_CROSS_ENTROPY', torch.zeros(outputs), batch)
+        assert found is expected
+
     def test_outputs_that_are_not_a_tensor(self):
         """Speech models return logits with their paddings."""
         outputs = (torch.zeros(N, T, C), torch.zeros(N, T))
@@ -128,6 +144,20 @@ class TestGradient:
         roots = weights.sqrt().reshape(*shape, *[1] * (3 - len(shape)))
         torch.testing.assert_close(weighted, plain * roots)
         assert 0 in weights
+
+    def test_a_column_of_weights(self):
+        outputs, weights = double(N, C), torch.ones(N, 1)
+        found = _sample(Likelihood.CATEGORICAL, outputs, {'weights': 4 * weights})
+        torch.testing.assert_close(found, 2 * _sample(Likelihood.CATEGORICAL, outputs))
+
+    @pytest.mark.parametrize(
+        ('outputs', 'weights'), [((N,), (N, 1)), ((N, C), (N + 1,)), ((N, C), (C, C))]
+    )
+    def test_weights_that_do_not_fit(self, outputs, weights):
+        with pytest.raises(ValueError, match=r'weights of shape .* do not fit'):
+            _sample(
+                Likelihood.BERNOULLI, double(*outputs), {'weights': double(*weights)}
+            )
 
 
 class TestSquaredErrorScale:

@@ -402,3 +402,20 @@ def test_who_trains_what_is_logged(caplog):
     for name, _ in model.named_parameters():
         assert name in text
     assert 'LayerNorm has no Kronecker factors' in text
+
+
+def test_a_side_that_always_vanishes_is_said_once(caplog):
+    """Such as the gradients of a layer before a normalisation over its positions."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)).double()
+    preconditioner = KFACPreconditioner(model, Settings(approximation='reduce'))
+    inputs = double(6, 3, 5)
+    with caplog.at_level(logging.WARNING):
+        for update in range(12):
+            with preconditioner.capture(batch_of(inputs)) as capture:
+                hidden = model[0](inputs)
+                outputs = model[1](hidden - hidden.mean(1, keepdim=True))
+                capture.backward_to_layers(outputs, double(6, 3, 2, seed=1))
+            preconditioner.update_factors(capture, 6.0, 1.0)
+            said = [r.getMessage() for r in caplog.records if 'vanished' in r.message]
+            assert len(said) == (update >= 9)
+    assert 'factor B of layer 0' in said[0]

@@ -181,3 +181,11 @@ class TestSumOverProcesses:
         )
         not_usable = [n for n, u in zip(totals, usable, strict=True) if not u]
         assert not_usable == ['1']
+
+
+def test_no_layers_in_several_processes(monkeypatch):
+    """There is nothing to exchange, and no process waits for the others."""
+    monkeypatch.setattr(communication, 'is_distributed', lambda: True)
+    sums, usable = sharding.sum_over_processes([], {}, {})
+    assert sums == {}
+    assert len(usable) == 0

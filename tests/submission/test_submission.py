@@ -133,6 +133,33 @@ class TestTraining:
         for name in left:
             torch.testing.assert_close(left[name], right[name])
 
+    @pytest.mark.parametrize('fisher_type', ['empirical', 'monte_carlo'])
+    def test_no_layer_has_kronecker_factors(self, fisher_type):
+        point = hyperparameters(max_factor_dimension=1, fisher_type=fisher_type)
+        workload = TinyWorkload()
+        state, model = _run(workload, point, 30)
+        assert state['preconditioner'].layers == []
+        untrained, _ = workload.init_model_fn((0, 1))
+        batch = workload.batch(1000, n=200)
+        assert workload.loss(model, batch) < workload.loss(untrained, batch)
+
+    def test_a_batch_without_examples(self):
+        """One process may get the empty last part of some data."""
+        workload = TinyWorkload()
+        batches = [workload.batch(n=0)]
+        trained = [
+            _values(_run(workload, hyperparameters(**changes), 1, batches=batches)[1])
+            for changes in ({}, {'approximation': 'none'})
+        ]
+        _assert_equal(*trained)
+
+    def test_nothing_to_train(self):
+        workload = TinyWorkload()
+        model, _ = workload.init_model_fn((0, 1))
+        model.requires_grad_(False)
+        with pytest.raises(ValueError, match='no parameter to train'):
+            init(workload, hyperparameters(), model)
+
 
 class TestIntervals:
     def test_statistics_and_inverses(self):
@@ -449,6 +476,19 @@ class TestRestOfTheContract:
             train_state={'accumulated_submission_time': 1.0},
         )
         assert model_state == 'kept'
+
+    def test_the_model_trains_again_after_an_evaluation(self):
+        """Also where `model_fn` only ever enters evaluation mode."""
+        workload, point = TinyWorkload(), hyperparameters()
+
+        def model_fn(params, augmented_and_preprocessed_input_batch, **_):
+            return params(augmented_and_preprocessed_input_batch['inputs']), None
+
+        workload.model_fn = model_fn
+        state, model = init(workload, point)
+        model.eval()
+        train(workload, point, state, model, [0])
+        assert all(module.training for module in model.modules())
 
     def test_scalars_go_to_the_metrics_logger(self):
         logged = {}

@@ -171,6 +171,120 @@ class TestTokens:
         values = double(2, 5, D)
         _assert_examples(_share(batch, values), [values[0, :4], values[1, :1]])
 
+    def test_every_token_of_a_language_model_counts(self):
+        """A target for every input and no weights: 0 is a token like any other."""
+        inputs = self.inputs[:2, :4]
+        values = double(2, 4, D)
+        batch = {'inputs': inputs, 'targets': self.targets[:2]}
+        _assert_examples(_share(batch, values), values)
+
+
+SIGNALS = {
+    'inputs': (
+        torch.zeros(3, 8),
+        torch.tensor([[0.0] * 8, [0.0] * 4 + [1.0] * 4, [1.0] * 8]),
+    ),
+    'targets': (torch.zeros(3, 5), torch.zeros(3, 5)),
+    'weights': torch.tensor([1.0, 1.0, 0.0]),
+}
+
+
+class TestSignals:
+    """Padded audio comes with its padding; layers see it at other lengths."""
+
+    @pytest.mark.parametrize(('length', 'real'), [(8, 4), (4, 2), (5, 3), (1, 1)])
+    def test_as_large_a_share_of_any_length(self, length, real):
+        values = double(3, length, D)
+        _assert_examples(_share(SIGNALS, values), [values[0], values[1, :real]])
+
+    def test_several_axes_of_positions(self):
+        """Time comes first, as in the output of a convolution over time and pitch."""
+        values = double(3, 4, 6, D)
+        expected = [values[0].flatten(0, 1), values[1, :2].flatten(0, 1)]
+        _assert_examples(_share(SIGNALS, values), expected)
+
+    def test_time_major(self):
+        values = double(4, 3, D)
+        _assert_examples(_share(SIGNALS, values), [values[:, 0], values[:2, 1]])
+
+    def test_a_third_of_the_positions(self):
+        structure = BatchStructure.from_batch(SIGNALS, stride=3)
+        values = double(3, 8, D)
+        shared = structure.to_weight_sharing_format(values.unsqueeze(-2))
+        expected = [values[0, ::3], values[1, :4:3]]
+        torch.testing.assert_close(shared.rows().squeeze(1), torch.cat(expected))
+        assert shared.row_weight == 12 / 5
+
+    def test_a_share_that_is_not_exact(self):
+        """0.3 of 10 are 3 positions, whatever rounding says."""
+        padding = torch.tensor([[0.0] * 3 + [1.0] * 7] * 2)
+        batch = {'inputs': (torch.zeros(2, 10), padding), 'targets': torch.zeros(2)}
+        values = double(2, 20, D)
+        _assert_examples(_share(batch, values), values[:, :6])
+
+    @pytest.mark.parametrize(
+        'inputs', [(torch.zeros(3, 8),) * 3, (torch.zeros(3, 8), torch.zeros(3))]
+    )
+    def test_other_pairs_are_none(self, inputs):
+        values = double(3, 4, D)
+        _assert_examples(_share({**SIGNALS, 'inputs': inputs}, values), values[:2])
+
+
+class TestEitherAxis:
+    """Shapes that may be time-major, or have positions folded into the first axis."""
+
+    values = double(8, 4, D)
+
+    def test_it_matters(self):
+        with pytest.raises(AmbiguousRowsError, match=r'\(8, 4\).*batch of 4 examples'):
+            _share(BATCH, self.values)
+
+    def test_every_row_counts_and_none_is_reduced(self):
+        structure = BatchStructure.from_batch(BATCH)
+        shared = structure.to_weight_sharing_format(
+            self.values.unsqueeze(-2), by_example=False
+        )
+        rows = shared.rows().squeeze(1)
+        torch.testing.assert_close(rows, self.values.transpose(0, 1).flatten(0, 1))
+
+    @pytest.mark.parametrize('stride', [1, 2])
+    def test_rows_to_leave_out(self, stride):
+        batch = BATCH if stride > 1 else {**BATCH, 'weights': torch.eye(4)[0]}
+        structure = BatchStructure.from_batch(batch, stride)
+        with pytest.raises(AmbiguousRowsError):
+            structure.to_weight_sharing_format(
+                self.values.unsqueeze(-2), by_example=False
+            )
+
+    def test_a_known_length_tells(self):
+        weights = torch.ones(4, 8)
+        weights[1, 5:] = 0
+        targets = torch.ones(4, 8, dtype=torch.long)
+        batch = {'inputs': torch.zeros(4), 'targets': targets, 'weights': weights}
+        expected = list(self.values.transpose(0, 1))
+        expected[1] = expected[1][:5]
+        _assert_examples(_share(batch, self.values), expected)
+
+
+class TestBatches:
+    @pytest.mark.parametrize(
+        ('batch', 'found'),
+        [
+            ({'input_ids': 1, 'labels': 2}, r"\['input_ids', 'labels'\]"),
+            ((1, 2), 'tuple'),
+        ],
+    )
+    def test_of_another_kind(self, batch, found):
+        with pytest.raises(ValueError, match=f"batch\\['inputs'\\].*got {found}"):
+            BatchStructure.from_batch(batch)
+
+    @pytest.mark.parametrize('shape', [(0, D), (0, 5, D)])
+    def test_without_examples(self, shape):
+        batch = {'inputs': torch.zeros(shape), 'targets': torch.zeros(0)}
+        shared = _share(batch, torch.zeros(shape))
+        assert shared.n_examples == 0
+        assert shared.rows().shape == (0, 1, D)
+
 
 class TestGraphRows:
     n_node, n_edge = (2, 3, 1, 4, 0), (4, 0, 2, 3, 0)
