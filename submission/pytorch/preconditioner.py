@@ -200,15 +200,16 @@ class KFACPreconditioner:
             return list(gradients)
         factor_a, factor_b = self._factors[layer.name]
         matrix = layer.to_matrix(gradients)
-        dtype = matrix.dtype
+        dtype, precise = matrix.dtype, sums_dtype(matrix.dtype)
         # Inverses are at least in single precision, whatever the parameters are in.
-        matrix = matrix.to(sums_dtype(dtype))
+        if dtype != precise:
+            matrix = matrix.to(precise)
         # Not `@`, which first looks for axes to broadcast: small layers pay for that.
         if factor_b.inverse is not None:
             matrix = torch.bmm(factor_b.inverse, matrix)
         if factor_a.inverse is not None:
             matrix = torch.bmm(matrix, factor_a.inverse)
-        return layer.from_matrix(matrix.to(dtype))
+        return layer.from_matrix(matrix if dtype == precise else matrix.to(dtype))
 
     def curvature_scale(self, layer: KFACLayer) -> Tensor | None:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.

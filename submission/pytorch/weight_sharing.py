@@ -9,6 +9,7 @@ that is the same for every layer.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -66,6 +67,7 @@ class SharedTensor:
         )
 
 
+@functools.cache
 def sums_dtype(dtype: torch.dtype) -> torch.dtype:
     """Returns the precision to sum in, which is at least single.
 
@@ -371,5 +373,7 @@ def _is_token_sequence(value: Any) -> bool:
     return (
         isinstance(value, Tensor)
         and value.dim() == 2
+        # A column of labels is no sequence.
+        and value.shape[1] > 1
         and not value.dtype.is_floating_point
     )

@@ -178,6 +178,13 @@ class TestTokens:
         batch = {'inputs': inputs, 'targets': self.targets[:2]}
         _assert_examples(_share(batch, values), values)
 
+    def test_a_column_is_no_sequence(self):
+        """Of the labels of single values, 0 is one."""
+        column = torch.tensor([[0], [1], [0], [2]])
+        values = double(4, D)
+        batch = {'inputs': column, 'targets': column, 'weights': torch.ones(4)}
+        _assert_examples(_share(batch, values), values[:, None])
+
 
 SIGNALS = {
     'inputs': (
