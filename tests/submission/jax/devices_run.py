@@ -1,7 +1,7 @@
 """Trains on all devices of this process and saves the parameters.
 
-Called as `python -m tests.submission.jax.devices_run FILE`. How many devices the
-host shows is for the caller to set before JAX starts.
+Called as `python -m tests.submission.jax.devices_run FILE WORKLOAD,APPROXIMATION...`.
+How many devices the host shows is for the caller to set before JAX starts.
 """
 
 import sys
@@ -16,6 +16,7 @@ from .tiny_workload import TinyGraphWorkload, TinyWorkload
 from .training import hyperparameters, init, train
 
 STEPS = 5
+WORKLOADS = {'tokens': TinyWorkload, 'graphs': TinyGraphWorkload}
 
 
 def _point(approximation):
@@ -41,22 +42,19 @@ def _check_shares():
 def main():
     _check_shares()
     results = {'devices': np.asarray(jax.device_count())}
-    for workload in (TinyWorkload(), TinyGraphWorkload()):
-        for approximation in ('expand', 'reduce'):
-            point = _point(approximation)
-            batches = [
-                workload.batch(step, n=16, weighted=True) for step in range(STEPS)
-            ]
-            (state, steps), params, _ = train(
-                workload, point, *init(workload, point), range(STEPS), batches
-            )
-            assert steps.plain._cache_size() == steps.statistics._cache_size() == 1
-            assert int(state.kfac.counters['factor_updates']) == 4
-            name = f'{type(workload).__name__}, {approximation}'
-            for parameter, value in flatten(params).items():
-                assert len(value.sharding.device_set) == jax.device_count()
-                assert value.sharding.is_fully_replicated
-                results[f'{name}, {parameter}'] = np.asarray(value)
+    for case in sys.argv[2:]:
+        name, approximation = case.split(',')
+        workload, point = WORKLOADS[name](), _point(approximation)
+        batches = [workload.batch(step, n=16, weighted=True) for step in range(STEPS)]
+        (state, steps), params, _ = train(
+            workload, point, *init(workload, point), range(STEPS), batches
+        )
+        assert steps.plain._cache_size() == steps.statistics._cache_size() == 1
+        assert int(state.kfac.counters['factor_updates']) == 4
+        for parameter, value in flatten(params).items():
+            assert len(value.sharding.device_set) == jax.device_count()
+            assert value.sharding.is_fully_replicated
+            results[f'{case}, {parameter}'] = np.asarray(value)
     np.savez(sys.argv[1], **results)
 
 

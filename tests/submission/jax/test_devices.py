@@ -6,14 +6,15 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
-def _results(folder, n_devices):
+def _results(folder, n_devices, cases):
     file = folder / f'{n_devices}.npz'
     run = subprocess.run(
-        [sys.executable, '-m', 'tests.submission.jax.devices_run', str(file)],
+        [sys.executable, '-m', 'tests.submission.jax.devices_run', str(file), *cases],
         cwd=ROOT,
         env={
             **os.environ,
@@ -32,11 +33,19 @@ def _results(folder, n_devices):
         return dict(found)
 
 
-def test_same_parameters_on_one_two_and_four_devices(tmp_path):
-    one, two, four = (_results(tmp_path, n) for n in (1, 2, 4))
+@pytest.mark.parametrize(
+    'cases',
+    [
+        ('tokens,reduce', 'graphs,expand'),
+        pytest.param(('tokens,expand', 'graphs,reduce'), marks=pytest.mark.slow),
+    ],
+    ids=' '.join,
+)
+def test_same_parameters_on_one_two_and_four_devices(tmp_path, cases):
+    one, two, four = (_results(tmp_path, n, cases) for n in (1, 2, 4))
     assert [int(found.pop('devices')) for found in (one, two, four)] == [1, 2, 4]
     assert one.keys() == two.keys() == four.keys()
-    assert len(one) == 2 * 7 + 2 * 6
+    assert len(one) == 7 + 6
     for name, expected in one.items():
         for found in (two, four):
             np.testing.assert_allclose(
