@@ -28,12 +28,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
-from absl import app, flags, logging
+from absl import flags, logging
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from experiments import text_tables, trials
+from experiments import command, text_tables, trials
 from submission import pytorch_submission
 from submission.pytorch.communication import traffic
 from workloads_overrides import random_utils, registry
@@ -138,6 +138,21 @@ def _steps(
         }
 
 
+def parse_world_sizes(texts: Sequence[str]) -> list[int]:
+    """Returns the numbers of processes.
+
+    Raises:
+      ValueError: If one is not a whole number of at least 1, or there is none.
+    """
+    for text in texts or ['']:
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(
+                f'--world_sizes has {text!r}; give whole numbers of at least 1, as in '
+                '--world_sizes=1,2,4.'
+            )
+    return [int(text) for text in texts]
+
+
 def measure(
     workload_name: str, world_size: int, n_steps: int
 ) -> dict[str, list[list[dict[str, Any]]]]:
@@ -221,16 +236,18 @@ def define_flags() -> None:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Measures, prints the tables and writes the files."""
-    del argv
     if flags.FLAGS.steps < INTERVAL or flags.FLAGS.steps % INTERVAL != 0:
-        raise app.UsageError(f'--steps has to be a multiple of {INTERVAL}.')
+        raise ValueError(f'--steps has to be a multiple of {INTERVAL}.')
+    for workload_name in flags.FLAGS.workloads:
+        registry.workload_class(workload_name, 'pytorch')
+    world_sizes = parse_world_sizes(flags.FLAGS.world_sizes)
     folder = pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for workload_name in flags.FLAGS.workloads:
         rows, raw, loads = [], {}, {}
-        for world_size in map(int, flags.FLAGS.world_sizes):
+        for world_size in world_sizes:
             logging.info('%s, %d processes', workload_name, world_size)
             measured = measure(workload_name, world_size, flags.FLAGS.steps)
             raw[world_size] = measured
@@ -254,4 +271,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

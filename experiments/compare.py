@@ -7,7 +7,8 @@ reference hyperparameters (`experiments/references.json`, set by
 its approximation, the same for every workload.
 
 Prints a table and writes, to `runs/<workload>_<framework>/`, `summary.json`,
-`details.json` (curves, hyperparameters, seed, machine) and `comparison.png`.
+`details.json` (curves, hyperparameters, seed, machine) and `comparison.png`; with
+another seed than 0 the folder is `<workload>_<framework>_seed_<seed>`.
 """
 
 import dataclasses
@@ -15,15 +16,14 @@ import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import plots, text_tables, trials
+from experiments import command, plots, text_tables, trials
 from submission.settings import Settings
 from workloads_overrides import registry
-from workloads_overrides.runner.errors import RunnerError
 
 ROOT = pathlib.Path(__file__).parent.parent
 REFERENCES = ROOT / 'experiments' / 'references.json'
@@ -34,6 +34,27 @@ LABELS = {
     'kfac_expand': 'K-FAC-expand',
     'kfac_reduce': 'K-FAC-reduce',
 }
+
+
+def reference_of(workload: str) -> dict[str, Any]:
+    """Returns the NAdamW reference of a workload, as `set_targets` wrote it.
+
+    Args:
+      workload: Name of the workload; a variant has the reference of its base.
+
+    Raises:
+      ValueError: If the workload is unknown, or has no reference.
+    """
+    references = json.loads(REFERENCES.read_text())
+    name = registry.base_name(workload)
+    if name not in references:
+        raise ValueError(
+            f'{REFERENCES} has no NAdamW reference for workload {name!r}; it has '
+            f'{", ".join(references)}. Run python -m experiments.set_targets '
+            f'--workload={name}.'
+        )
+    reference: dict[str, Any] = references[name]
+    return reference
 
 
 def hyperparameters_of(method: str, workload: str) -> dict[str, Any]:
@@ -47,22 +68,31 @@ def hyperparameters_of(method: str, workload: str) -> dict[str, Any]:
       ValueError: If there is no reference for the workload, or no point with the
         method's approximation.
     """
+    point: dict[str, Any]
     if method == 'nadamw':
-        references = json.loads(REFERENCES.read_text())
-        name = registry.base_name(workload)
-        if name not in references:
-            raise ValueError(
-                f'{REFERENCES} has no NAdamW reference for workload {name!r}; it has '
-                f'{", ".join(references)}. Run python -m experiments.set_targets '
-                f'--workload={name}.'
-            )
-        point: dict[str, Any] = references[name]['hyperparameters']
+        point = reference_of(workload)['hyperparameters']
         return point
     approximation = method.removeprefix('kfac_')
     for point in json.loads(SEARCH_SPACE.read_text()):
         if point['approximation'] == approximation:
             return point
     raise ValueError(f'{SEARCH_SPACE} has no point with approximation {approximation}.')
+
+
+def folder_of(
+    output_dir: pathlib.Path, workload: str, framework: str, seed: int
+) -> pathlib.Path:
+    """Returns the folder of a comparison, one for each seed."""
+    suffix = f'_seed_{seed}' if seed else ''
+    return output_dir / f'{workload}_{framework}{suffix}'
+
+
+def clear(folder: pathlib.Path) -> None:
+    """Deletes a complete comparison, and nothing else that is in its folder."""
+    shutil.rmtree(folder / 'trials', ignore_errors=True)
+    # The summary, which says that all is there, goes last.
+    for name in ('comparison.png', 'details.json', 'summary.json'):
+        (folder / name).unlink(missing_ok=True)
 
 
 def compare(
@@ -79,7 +109,7 @@ def compare(
     is replaced.
     """
     if (folder / 'summary.json').exists():
-        shutil.rmtree(folder)
+        clear(folder)
     elif folder.exists():
         logging.info('Going on with the comparison in %s.', folder)
     points = {method: hyperparameters_of(method, workload) for method in METHODS}
@@ -192,31 +222,28 @@ def define_flags() -> None:
     flags.DEFINE_integer('num_threads', None, 'Threads within an operation.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Runs the comparison, prints the table and writes the files."""
-    del argv
     if not sys.stderr.isatty():
         # There is no progress bar then; the log tells how far a run is.
         logging.set_verbosity(logging.INFO)
     name, framework = flags.FLAGS.workload, flags.FLAGS.framework
-    folder = pathlib.Path(flags.FLAGS.output_dir) / f'{name}_{framework}'
-    try:
-        workload = registry.load_workload(name, framework)
-        records = compare(
-            name,
-            framework,
-            flags.FLAGS.seed,
-            folder,
-            flags.FLAGS.eval_every_steps,
-            flags.FLAGS.num_threads,
-        )
-    except (RunnerError, ValueError) as error:
-        sys.exit(f'Error: {error}')
+    seed = flags.FLAGS.seed
+    folder = folder_of(pathlib.Path(flags.FLAGS.output_dir), name, framework, seed)
+    workload = registry.load_workload(name, framework)
+    records = compare(
+        name,
+        framework,
+        seed,
+        folder,
+        flags.FLAGS.eval_every_steps,
+        flags.FLAGS.num_threads,
+    )
     target = workload.validation_target_value
     summary = summarise(name, framework, target, records)
     details = {
         **summary,
-        'seed': flags.FLAGS.seed,
+        'seed': seed,
         'records': {m: dataclasses.asdict(record) for m, record in records.items()},
     }
     plots.plot_curves(
@@ -235,4 +262,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

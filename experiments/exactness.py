@@ -17,10 +17,10 @@ from typing import Any
 
 import matplotlib.figure
 import torch
-from absl import app, flags
+from absl import flags
 from torch import Tensor, nn
 
-from experiments import ggn
+from experiments import command, ggn
 from submission.pytorch.approximations import ExpandSums, FactorSums, ReduceSums
 from submission.pytorch.capture import Capture, Sums
 from submission.pytorch.layers import KFACLayer, assign_parameters
@@ -241,10 +241,8 @@ def reproduce(output_dir: pathlib.Path) -> dict[str, dict[str, float]]:
     return relative_errors
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Reproduces the figures and prints the errors as a table."""
-    if len(argv) > 1:
-        raise app.UsageError(f'Unexpected arguments: {" ".join(argv[1:])}.')
     output_dir = pathlib.Path(flags.FLAGS.output_dir)
     relative_errors = reproduce(output_dir)
     print('Relative Frobenius error against the exact GGN block')
@@ -257,4 +255,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_string('output_dir', 'runs/exactness', 'Where the files go.')
-    app.run(main)
+    command.run(main)

@@ -1,7 +1,8 @@
-"""Plots of training runs."""
+"""Plots the curves of training runs."""
 
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -26,6 +27,10 @@ COLOURS = {
 }
 
 
+# The seconds of a run's evaluations, None where they are not to be shown.
+Clock = Callable[[Record], Sequence[float] | None]
+
+
 def plot_curves(
     records: Mapping[str, Sequence[Record]],
     target: float,
@@ -36,105 +41,120 @@ def plot_curves(
 ) -> None:
     """Draws the validation metric against steps and against seconds.
 
+    The line of a method is the median over its runs and the band their range, as far as
+    half of the runs went; a run that ended before counts with its last value, since it
+    ends where it has reached the target. Above that, a dot is the median of what the
+    runs of a method took to reach the target, and the bar their range, with an arrow if
+    one never did.
+
     Args:
-      records: Method name to its runs, one for each seed; the line is the median
-        over them, the band their range.
+      records: Method name to its runs, one for each seed.
       target: The target, drawn as a horizontal line.
       title: Title of the figure.
       path: PNG file to write.
       labels: Method name to its name in the legend.
-      costs: Method name to seconds of steps, where they were measured apart;
-        otherwise the seconds are those of the runs.
+      costs: Method name to seconds of steps, where they were measured apart; methods
+        that are not in it are not drawn against seconds. None takes the seconds of the
+        runs.
     """
     mpl.use('Agg')
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for method, runs in records.items():
-        label, colour = labels.get(method, method), COLOURS.get(method)
-        by_steps = [(run.steps, run.validation) for run in runs]
-        cost = (costs or {}).get(method)
-        by_seconds = [
-            (
-                run.seconds
-                if cost is None
-                else [cost.until(step) for step in run.steps],
-                run.validation,
-            )
-            for run in runs
-        ]
-        _draw(axes[0], by_steps, target, label, colour)
-        _draw(axes[1], by_seconds, target, label, colour)
-    for axis, label in zip(axes, ('steps', 'seconds of training'), strict=True):
-        axis.axhline(target, color='grey', linestyle='--', linewidth=1, label='target')
-        axis.set_xlabel(label)
-        axis.set_xlim(left=0)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel('validation metric')
-    axes[0].legend(loc='lower right', fontsize='small')
+
+    def seconds(run: Record) -> Sequence[float] | None:
+        if costs is None:
+            return run.seconds
+        cost = costs.get(run.trial.method)
+        return None if cost is None else [cost.until(step) for step in run.steps]
+
+    clocks: dict[str, Clock] = {'steps': lambda run: run.steps}
+    if any(seconds(run) is not None for runs in records.values() for run in runs):
+        clocks['seconds of training'] = seconds
+    figure, axes = plt.subplots(
+        2,
+        len(clocks),
+        figsize=(10, 5.5),
+        sharex='col',
+        sharey='row',
+        squeeze=False,
+        layout='constrained',
+        height_ratios=(len(records), 24),
+    )
+    for column, (label, clock) in enumerate(clocks.items()):
+        upper, lower = axes[:, column]
+        lower.axhline(target, color='grey', linestyle='--', linewidth=1, label='target')
+        for number, (method, runs) in enumerate(records.items()):
+            x = [times for times in map(clock, runs) if times is not None]
+            if x:
+                colour = COLOURS.get(method)
+                y = [run.validation for run in runs]
+                _draw_metric(lower, x, y, labels.get(method, method), colour)
+                _draw_times(upper, x, y, target, colour, -number)
+        upper.set_title(f'{label} to the target', fontsize='medium')
+        upper.set_ylim(0.6 - len(records), 0.6)
+        upper.set_yticks([])
+        upper.grid(alpha=0.3)
+        lower.set_xlabel(label)
+        lower.set_xlim(left=0)
+        lower.grid(alpha=0.3)
+    axes[1, 0].set_ylabel('validation metric')
+    handles, names = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc='outside lower center', ncols=5)
     figure.suptitle(title)
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _draw(
+def _draw_metric(
     axis: Axes,
-    curves: Sequence[tuple[Sequence[float], Sequence[float]]],
-    target: float,
+    x: Sequence[Sequence[float]],
+    y: Sequence[Sequence[float]],
     label: str,
     colour: str | None,
 ) -> None:
-    # Runs of a method may stop at different times: draw what all of them cover.
-    shortest = min(len(x) for x, _ in curves)
-    x = np.median([x[:shortest] for x, _ in curves], axis=0)
-    y = np.array([y[:shortest] for _, y in curves])
-    axis.plot(x, np.median(y, axis=0), color=colour, label=label)
-    if len(curves) > 1:
-        axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.2)
-    reached = np.flatnonzero(np.median(y, axis=0) > target)
-    if len(reached):
-        axis.plot(x[reached[0]], np.median(y, axis=0)[reached[0]], 'o', color=colour)
+    median_end = sorted(times[-1] for times in x)[len(x) // 2]
+    grid = sorted({t for times in x for t in times if t <= median_end})
+    # Beyond its end `interp` gives a run's last value.
+    values = np.array(
+        [np.interp(grid, times, of_run) for times, of_run in zip(x, y, strict=True)]
+    )
+    axis.plot(grid, np.median(values, axis=0), color=colour, label=label)
+    if len(x) > 1:
+        low, high = values.min(axis=0), values.max(axis=0)
+        axis.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def plot_profile(
-    multiples: Mapping[str, Mapping[str, Sequence[float]]],
-    title: str,
-    path: pathlib.Path,
-    labels: Mapping[str, str],
-    largest: float = 8.0,
-) -> None:
-    """Draws performance profiles, one panel for each quantity.
+def times_to(
+    target: float, x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]
+) -> list[float]:
+    """Returns when runs were first above a target, sorted; infinity is never.
 
     Args:
-      multiples: Quantity to method name to multiples of the fastest method's time,
-        sorted.
-      title: Title of the figure.
-      path: PNG file to write.
-      labels: Method name to its name in the legend.
-      largest: Multiple up to which to draw.
+      target: The target.
+      x: Times of each run's evaluations.
+      y: What they gave.
     """
-    mpl.use('Agg')
-    figure, axes = plt.subplots(1, len(multiples), figsize=(10, 4), sharey=True)
-    for axis, (quantity, methods) in zip(axes, multiples.items(), strict=True):
-        for method, values in methods.items():
-            finite = [value for value in values if value <= largest]
-            x = [1.0, *finite, largest]
-            shares = [i / len(values) for i in range(len(finite) + 1)] if values else []
-            if not shares:
-                continue
-            axis.step(
-                x,
-                [*shares, shares[-1]],
-                where='post',
-                color=COLOURS.get(method),
-                label=labels.get(method, method),
-            )
-        axis.set_xscale('log')
-        axis.set_xlabel(f'{quantity} / fastest method')
-        axis.set_ylim(0, 1.05)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel('share of seeds that reached the target')
-    axes[0].legend(loc='lower right', fontsize='small')
-    figure.suptitle(title)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return sorted(
+        next((t for t, v in zip(times, of_run, strict=True) if v > target), math.inf)
+        for times, of_run in zip(x, y, strict=True)
+    )
+
+
+def _draw_times(
+    axis: Axes,
+    x: Sequence[Sequence[float]],
+    y: Sequence[Sequence[float]],
+    target: float,
+    colour: str | None,
+    height: int,
+) -> None:
+    times = times_to(target, x, y)
+    if math.isinf(times[0]):
+        return
+    if len(times) > 1:
+        never = math.isinf(times[-1])
+        last = max(run[-1] for run in x) if never else times[-1]
+        axis.plot([times[0], last], [height] * 2, color=colour, linewidth=2)
+        axis.plot(times[0], height, '|', color=colour)
+        axis.plot(last, height, '>' if never else '|', color=colour)
+    median = times[len(times) // 2]
+    if math.isfinite(median):
+        axis.plot(median, height, 'o', color=colour)

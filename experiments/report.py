@@ -14,13 +14,15 @@ Example::
 import collections
 import json
 import math
+import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from experiments import text_tables
-from experiments.compare import REFERENCES
+from experiments import command, text_tables, trials
+from experiments.compare import reference_of
 from experiments.steps_to_target import format_steps, median_steps
 from experiments.trials import Record, load_records
 from experiments.tune import records_path
@@ -43,6 +45,26 @@ def complete_points(
     ]
 
 
+def reference_runs(path: pathlib.Path, reference: Mapping[str, Any]) -> list[Record]:
+    """Returns the runs of the NAdamW reference, one for each of its seeds.
+
+    Args:
+      path: File of NAdamW's records.
+      reference: From `compare.reference_of`.
+
+    Raises:
+      ValueError: If a seed is not recorded.
+    """
+    for runs in complete_points(load_records(path), reference['seeds']):
+        if runs[0].trial.hyperparameters == reference['hyperparameters']:
+            return runs
+    raise ValueError(
+        f'{path} does not have the NAdamW reference with all of the seeds '
+        f'{reference["seeds"]}; train it by python -m experiments.tune '
+        '--method=nadamw with these --workload, --framework and --seeds.'
+    )
+
+
 def make_row(
     name: str, runs: Sequence[Record], target: float, base: float
 ) -> list[str]:
@@ -53,19 +75,14 @@ def make_row(
     return [name, format_steps(runs, target), ratio, f'{final:.4f}']
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Prints a Markdown table for a workload."""
-    del argv
     name, framework = flags.FLAGS.workload, flags.FLAGS.framework
-    reference = json.loads(REFERENCES.read_text())[name]
+    reference = reference_of(name)
     target, seeds = reference['validation_target'], reference['seeds']
-    nadamw = load_records(records_path(name, framework, 'nadamw'))
+    path = records_path(name, framework, 'nadamw')
     kfac = load_records(records_path(name, framework, 'kfac'))
-    (base_runs,) = [
-        runs
-        for runs in complete_points(nadamw, seeds)
-        if runs[0].trial.hyperparameters == reference['hyperparameters']
-    ]
+    base_runs = reference_runs(path, reference)
     base = median_steps(base_runs, target)
     print(f'{name}: validation target {target}, seeds {seeds}\n')
     rows = [make_row('NAdamW reference', base_runs, target, base)]
@@ -79,9 +96,9 @@ def main(argv: Sequence[str]) -> None:
 def define_flags() -> None:
     """Defines the flags; several modules here have flags of the same names."""
     flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-    flags.DEFINE_string('framework', 'pytorch', 'Framework of the records.')
+    flags.DEFINE_enum('framework', 'pytorch', trials.FRAMEWORKS, 'Of the records.')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

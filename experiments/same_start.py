@@ -17,17 +17,15 @@ each start; what is recorded is not trained again.
 import importlib
 import json
 import pathlib
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from torch import nn
 from tqdm import tqdm
 
-from experiments import compare, trials
+from experiments import command, compare, trials
 from experiments.seeds import parse_seeds
 from experiments.training import Training
 from submission.settings import get_batch_size
@@ -123,20 +121,16 @@ def _define_flags() -> None:
     flags.DEFINE_string('output_dir', str(RESULTS), 'Folder of the results.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Trains what is not recorded, and prints all that is."""
-    del argv
     given = flags.FLAGS
     path = pathlib.Path(given.output_dir) / f'{given.workload}.jsonl'
-    try:
-        starts = parse_seeds(given.starts)
-        method = f'kfac_{given.approximation}'
-        point = compare.hyperparameters_of(method, given.workload)
-        steps = trials.schedule_steps(
-            trials.Trial(method, given.workload, 'pytorch', point, seed=0)
-        )
-    except ValueError as error:
-        sys.exit(f'Error: {error}')
+    starts = parse_seeds(given.starts)
+    method = f'kfac_{given.approximation}'
+    point = compare.hyperparameters_of(method, given.workload)
+    steps = trials.schedule_steps(
+        trials.Trial(method, given.workload, 'pytorch', point, seed=0)
+    )
     for name in ('pytorch', 'jax'):
         frameworks.load(name).set_num_threads(given.num_threads)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,4 +159,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     _define_flags()
-    app.run(main)
+    command.run(main)

@@ -21,9 +21,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from experiments import tune
+from experiments import command, trials, tune
 from experiments.compare import REFERENCES
 from experiments.steps_to_target import median_steps
 from experiments.trials import Record
@@ -91,17 +91,16 @@ def set_targets(
 def define_flags() -> None:
     """Defines the flags; several modules here have flags of the same names."""
     flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-    flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
-    flags.DEFINE_integer('seeds', 3, 'Runs of the points that count.')
-    flags.DEFINE_integer('finalists', 1, 'Points that train with all seeds.')
+    flags.DEFINE_enum('framework', 'pytorch', trials.FRAMEWORKS, 'Framework.')
+    flags.DEFINE_integer('seeds', 3, 'Runs of the points that count.', 1)
+    flags.DEFINE_integer('finalists', 1, 'Points that train with all seeds.', 1)
     flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.')
     flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.')
     flags.DEFINE_string('folder', 'runs/tune', "Folder of the runner's files.")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Sets the targets of a workload and writes the reference."""
-    del argv
     points = [point._asdict() for point in load_search_space(SEARCH_SPACE, 100)]
 
     def train(some: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[Record]:
@@ -127,4 +126,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

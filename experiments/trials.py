@@ -141,8 +141,8 @@ def run(
       step_limit: Steps after which to stop, should the schedule be longer.
       resume: Goes on with the files in `folder`; otherwise they are deleted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     steps = schedule_steps(trial)
+    folder.mkdir(parents=True, exist_ok=True)
     search_space = folder / 'search_space.json'
     search_space.write_text(json.dumps([dict(trial.hyperparameters)], indent=2) + '\n')
     (result,) = run_study(

@@ -15,9 +15,9 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from experiments import trials
+from experiments import command, trials
 from experiments.seeds import parse_seeds
 from workloads_overrides import registry
 from workloads_overrides.runner.search_space import load_search_space
@@ -52,7 +52,12 @@ def tune(
       eval_every_steps: Steps between evaluations.
       processes: Trials at once, on a thread each.
       folder: Folder of the runner's files.
+
+    Raises:
+      ValueError: If the workload is unknown.
     """
+    # Not first in one of the processes, with files already there.
+    registry.workload_class(workload, framework)
     return trials.run_all(
         [
             trials.Trial(method, workload, framework, point, seed)
@@ -69,7 +74,7 @@ def tune(
 def define_flags() -> None:
     """Defines the flags; several modules here have flags of the same names."""
     flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
-    flags.DEFINE_string('framework', 'pytorch', 'Framework to train in.')
+    flags.DEFINE_enum('framework', 'pytorch', trials.FRAMEWORKS, 'Framework.')
     flags.DEFINE_string(
         'method', None, 'Name to record the trials under.', required=True
     )
@@ -84,9 +89,8 @@ def define_flags() -> None:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Tunes a method and prints its points, the fastest first."""
-    del argv
     points = [
         point._asdict()
         for point in load_search_space(
@@ -122,4 +126,4 @@ def _or_inf(value: int | None) -> float:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

@@ -11,10 +11,11 @@ there are any.
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from leaderboard import contract, info, requirements, rules, search_space
 from leaderboard.layout import (
     FRAMEWORKS,
@@ -45,6 +46,10 @@ def check_entry(entry: pathlib.Path, framework: str, ruleset: str) -> list[Viola
     if not entry.is_dir():
         raise FileNotFoundError(f'{entry}: there is no such folder.')
     files = _files(entry)
+    unreadable = list(_not_text(entry, files))
+    if unreadable:
+        # The other checks read these files.
+        return unreadable
     sources = {
         file: (entry / file).read_text(encoding='utf-8')
         for file in files
@@ -67,6 +72,19 @@ def _files(entry: pathlib.Path) -> list[str]:
         for path in entry.rglob('*')
         if path.is_file() and '__pycache__' not in path.parts
     )
+
+
+def _not_text(entry: pathlib.Path, files: Sequence[str]) -> Iterator[Violation]:
+    """Finds files that are not text in UTF-8 though they have to be."""
+    for file in files:
+        if file.endswith('.py') or file in (INFO_FILE, REQUIREMENTS_FILE):
+            content = (entry / file).read_bytes()
+            try:
+                content.decode('utf-8')
+            except UnicodeDecodeError as error:
+                line = content[: error.start].count(b'\n') + 1
+                message = 'Not text in UTF-8; save it as such and check again.'
+                yield Violation(file, line, 'layout', message)
 
 
 def _check_layout(entry: pathlib.Path, files: Sequence[str]) -> list[Violation]:
@@ -92,9 +110,8 @@ def _define_flags() -> None:
     flags.DEFINE_enum('ruleset', None, list(RULESETS), 'Ruleset.', required=True)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Checks the entry and prints what is wrong."""
-    del argv
     entry = pathlib.Path(flags.FLAGS.entry).expanduser().absolute()
     violations = check_entry(entry, flags.FLAGS.framework, flags.FLAGS.ruleset)
     for violation in violations:
@@ -106,4 +123,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     _define_flags()
-    app.run(main)
+    command.run(main)

@@ -12,10 +12,10 @@ prints what is wrong with it, if anything. `leaderboard.layout` describes the fo
 import pathlib
 import shutil
 import sys
-from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
+from experiments import command
 from leaderboard.check import check_entry
 from leaderboard.info import SubmissionInfo, check_folder_name
 from leaderboard.layout import (
@@ -28,6 +28,7 @@ from leaderboard.layout import (
 )
 from leaderboard.modules import needed_files
 from leaderboard.requirements import NOTHING_MORE
+from leaderboard.search_space import check_hyperparameters
 
 _ROOT = pathlib.Path(__file__).parent.parent
 SUBMISSION = _ROOT / 'submission'
@@ -68,16 +69,16 @@ def export_entry(
 
     Raises:
       FileExistsError: If there is an entry and it is not to be replaced.
-      FileNotFoundError: If the framework's submission, or the search space, does not
-        exist.
-      ValueError: If the name cannot be that of a module.
+      FileNotFoundError: If the framework's submission does not exist.
+      ValueError: If the name cannot be that of a module, or the submission does not
+        accept the search space.
     """
     check_folder_name(info.submission_folder)
     source = FRAMEWORKS[framework].source
     files = needed_files(SUBMISSION, source)
     needs_search_space = RULESETS[ruleset].has_search_space
-    if needs_search_space and not search_space.is_file():
-        raise FileNotFoundError(f'{search_space}: there is no such search space.')
+    if needs_search_space:
+        check_hyperparameters(search_space)
     entry = output_dir / info.submission_folder
     if entry.exists():
         if not overwrite:
@@ -120,9 +121,8 @@ def _define_flags() -> None:
     flags.DEFINE_string('description', DESCRIPTION, 'A sentence on the algorithm.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Writes and checks the entry."""
-    del argv
     values = flags.FLAGS
     info = SubmissionInfo(
         submission_name=values.submission_name,
@@ -134,17 +134,14 @@ def main(argv: Sequence[str]) -> None:
         framework=FRAMEWORKS[values.framework].title,
         description=values.description,
     )
-    try:
-        entry = export_entry(
-            info,
-            values.framework,
-            values.ruleset,
-            pathlib.Path(values.output_dir).expanduser().absolute(),
-            pathlib.Path(values.tuning_search_space).expanduser(),
-            overwrite=values.overwrite,
-        )
-    except (OSError, ValueError) as error:
-        sys.exit(f'Error: {error}')
+    entry = export_entry(
+        info,
+        values.framework,
+        values.ruleset,
+        pathlib.Path(values.output_dir).expanduser().absolute(),
+        pathlib.Path(values.tuning_search_space).expanduser(),
+        overwrite=values.overwrite,
+    )
     violations = check_entry(entry, values.framework, values.ruleset)
     for violation in violations:
         print(violation)
@@ -159,4 +156,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     _define_flags()
-    app.run(main)
+    command.run(main)

@@ -14,7 +14,8 @@ whether a method trains. A library that is not installed is left out.
 
 Tables are printed, and all measurements written to
 `experiments/results/peers/<workload>_<framework>.json`, library by library: a run that
-is killed goes on with what is missing when the same command is given again.
+is killed goes on with what is missing when the same command is given again. `--report`
+measures nothing and prints the tables of what there is.
 """
 
 import dataclasses
@@ -22,12 +23,12 @@ import functools
 import importlib
 import importlib.metadata
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import trials
+from experiments import command, trials
 from experiments.peers import ours, session, table
 from experiments.peers.failures import Failures
 from experiments.peers.task import Task
@@ -92,6 +93,11 @@ def measure_peer(peer: Peer, task: Task, rounds: int) -> dict[str, Any]:
     return {'version': peer.version(), **found}
 
 
+def describe(distribution: str, found: Mapping[str, Any]) -> str:
+    """Returns the table of a library, from what `measure_peer` returned."""
+    return f'{distribution} {found["version"]}\n\n{table.of_peer(found["methods"])}'
+
+
 def measure_all(task: Task, rounds: int, results: Results) -> list[str]:
     """Measures what the results lack, and returns a text for each library.
 
@@ -114,10 +120,7 @@ def measure_all(task: Task, rounds: int, results: Results) -> list[str]:
         found = results.ensure(
             peer.distribution, functools.partial(measure_peer, peer, task, rounds)
         )
-        texts.append(
-            f'{peer.distribution} {found["version"]}\n\n'
-            f'{table.of_peer(found["methods"])}'
-        )
+        texts.append(describe(peer.distribution, found))
         print(f'\n{texts[-1]}\n', flush=True)
     return texts
 
@@ -136,14 +139,21 @@ def define_flags() -> None:
         'num_threads', None, "Threads; the framework's choice if not given."
     )
     flags.DEFINE_string('output_dir', 'experiments/results/peers', 'Where results go.')
+    flags.DEFINE_bool('report', False, 'Print the tables of what has been measured.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Measures, and prints and writes the tables."""
-    del argv
     # The submission says for each run who trains which parameter.
     logging.set_verbosity(logging.WARNING)
     values: Any = flags.FLAGS
+    path = (
+        pathlib.Path(values.output_dir) / f'{values.workload}_{values.framework}.json'
+    )
+    if values.report:
+        for name, found in Results.load(path).parts.items():
+            print(f'\n{describe(name, found)}\n')
+        return
     if values.num_threads is not None:
         frameworks.load(values.framework).set_num_threads(values.num_threads)
     task = Task(
@@ -156,13 +166,10 @@ def main(argv: Sequence[str]) -> None:
         'batch_size': task.batch_size,
         'rounds': values.rounds,
     }
-    path = (
-        pathlib.Path(values.output_dir) / f'{values.workload}_{values.framework}.json'
-    )
     measure_all(task, values.rounds, Results.open(path, conditions))
     print(f'Written to {path}')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

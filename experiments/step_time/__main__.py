@@ -8,19 +8,19 @@ Prints tables of seconds a step by statistics interval, of where they go, and of
 memory, and writes them with all rounds to
 `experiments/results/step_time/<workload>_<framework>.json`, with plots beside it. Each
 part is written as it comes: a run that is killed loses at most the part under way, and
-the same command goes on with what is missing. The larger workloads need a smaller
+the same command goes on with what is missing; `--report` measures nothing and writes
+tables and plots from what there is. The larger workloads need a smaller
 batch and fewer rounds on a CPU. How cost grows with size is measured by
 `python -m experiments.step_time.scaling`.
 """
 
 import functools
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import trials
+from experiments import command, trials
 from experiments.step_time import breakdown, intervals, memory, plots, tables
 from experiments.step_time.results import Results
 from experiments.step_time.runs import Run, start_all
@@ -86,14 +86,26 @@ def measure_all(
 
 
 def report(results: Results, title: str) -> str:
-    """Draws the plots and returns the tables."""
+    """Draws the plots and returns the tables.
+
+    Raises:
+      ValueError: If a part is missing.
+    """
     parts, path = results.parts, results.path
+    memory_parts = {method: f'memory, {method}' for method in points()}
+    missing = [
+        name
+        for name in ('steps', 'breakdown', *memory_parts.values())
+        if name not in parts
+    ]
+    if missing:
+        raise ValueError(f'{path} lacks {missing}; measure them, without --report.')
     summary = parts['steps']['summary']
     plots.plot_intervals(summary, title, path.with_name(f'{path.stem}_intervals.png'))
     plots.plot_breakdown(
         parts['breakdown'], title, path.with_name(f'{path.stem}_breakdown.png')
     )
-    peaks = {method: parts[f'memory, {method}'] for method in points()}
+    peaks = {method: parts[name] for method, name in memory_parts.items()}
     return '\n\n'.join(
         [
             tables.of_steps(summary, parts['steps']['compilation_seconds']),
@@ -121,38 +133,41 @@ def define_flags() -> None:
     flags.DEFINE_string(
         'output_dir', 'experiments/results/step_time', 'Where results go.'
     )
+    flags.DEFINE_bool('report', False, 'Print tables and draw plots only.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Measures, prints the tables, and draws the plots."""
-    del argv
     # The submission says for each run who trains which parameter.
     logging.set_verbosity(logging.WARNING)
     values: Any = flags.FLAGS
     workload_name, framework_name = values.workload, values.framework
-    if values.num_threads is not None:
-        frameworks.load(framework_name).set_num_threads(values.num_threads)
-    batch_size = values.batch_size or batch_size_for(get_batch_size, workload_name)
     path = pathlib.Path(values.output_dir) / f'{workload_name}_{framework_name}.json'
-    conditions = {
-        'machine': trials.machine(framework_name),
-        'batch_size': batch_size,
-        'rounds': values.rounds,
-    }
-    results = Results.open(path, conditions)
-    measure_all(
-        workload_name,
-        framework_name,
-        batch_size,
-        values.rounds,
-        values.num_threads,
-        results,
-    )
-    title = f'{workload_name}, {framework_name}, batch of {batch_size}'
-    print(report(results, title))
+    if values.report:
+        results = Results.load(path)
+    else:
+        if values.num_threads is not None:
+            frameworks.load(framework_name).set_num_threads(values.num_threads)
+        batch_size = values.batch_size or batch_size_for(get_batch_size, workload_name)
+        conditions = {
+            'machine': trials.machine(framework_name),
+            'batch_size': batch_size,
+            'rounds': values.rounds,
+        }
+        results = Results.open(path, conditions)
+        measure_all(
+            workload_name,
+            framework_name,
+            batch_size,
+            values.rounds,
+            values.num_threads,
+            results,
+        )
+    batch_size = results.conditions['batch_size']
+    print(report(results, f'{workload_name}, {framework_name}, batch of {batch_size}'))
     print(f'\nWritten to {path}')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

@@ -18,12 +18,12 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import psutil
-from absl import app, flags, logging
+from absl import flags, logging
 
+from experiments import command
 from experiments.step_time.runs import Run
 from experiments.step_time.variants import points
 from workloads_overrides import registry
@@ -140,9 +140,8 @@ def _define_flags() -> None:
     flags.DEFINE_integer('num_threads', None, 'Threads within an operation.')
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Prints the result as JSON."""
-    del argv
     # The submission says for each run who trains which parameter.
     logging.set_verbosity(logging.WARNING)
     values: Any = flags.FLAGS
@@ -156,4 +155,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     _define_flags()
-    app.run(main)
+    command.run(main)

@@ -41,17 +41,30 @@ class Results:
         Raises:
           OtherConditionsError: If the file is of another machine or other settings.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             return cls(path, conditions)
-        content = read_json(path)
-        if content['conditions'] != conditions:
+        results = cls.load(path)
+        if results.conditions != conditions:
             raise OtherConditionsError(
                 f'{path} was measured under other conditions '
-                f'({content["conditions"]}, now {conditions}); delete it to measure '
+                f'({results.conditions}, now {conditions}); delete it to measure '
                 'again, or choose another --output_dir.'
             )
-        return cls(path, conditions, content['parts'], content['load_average'])
+        return results
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> 'Results':
+        """Reads what there is of a measurement, whatever its conditions.
+
+        Raises:
+          ValueError: If there is no such file.
+        """
+        if not path.exists():
+            raise ValueError(f'{path}: there are no results; measure first.')
+        content = read_json(path)
+        return cls(
+            path, content['conditions'], content['parts'], content['load_average']
+        )
 
     def ensure(self, name: str, measure: Callable[[], Any]) -> Any:
         """Returns the result of a part, measured and written unless there is one."""
@@ -60,6 +73,7 @@ class Results:
             load = round(os.getloadavg()[0], 2)
             self.parts[name] = measure()
             self.load_average[name] = load
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(
                 self.path,
                 {

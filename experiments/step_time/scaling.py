@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from tqdm import tqdm
 
-from experiments import trials
+from experiments import command, trials
 from experiments.step_time import breakdown, plots, tables
 from experiments.step_time.results import Results
 from experiments.step_time.runs import start_all
@@ -157,9 +157,8 @@ def _define_flags() -> None:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Sweeps, fits, prints the table and draws the plot."""
-    del argv
     # The submission says for each run who trains which parameter.
     logging.set_verbosity(logging.WARNING)
     values: Any = flags.FLAGS
@@ -193,4 +192,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     _define_flags()
-    app.run(main)
+    command.run(main)

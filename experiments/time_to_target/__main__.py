@@ -11,7 +11,10 @@ validation target first counts; the score is the median over seeds.
 
 Steps to the target are those of the runs. Seconds to the target are these steps times
 the seconds of a step that `--step_times` measures, all methods in turn on an otherwise
-idle machine, since the runs themselves share it.
+idle machine, since the runs themselves share it. Measuring some `--methods` again keeps
+the times of the others; NAdamW is always among those measured, and what was timed
+earlier is multiplied by so much that NAdamW's step is the same. A method without a step
+time has no seconds.
 
 Records go to `experiments/results/time_to_target/<workload>_<framework>/records.jsonl`
 as they come, and a run that is stopped goes on where it was; `--report` trains nothing
@@ -20,15 +23,26 @@ and writes `summary.json`, `table.md` and the plots from what there is.
 
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from experiments import plots, trials
+from experiments import command, plots, trials
 from experiments.seeds import parse_seeds
-from experiments.time_to_target import scores, step_times, study, table
-from experiments.time_to_target.methods import EVERY_STEP, METHODS, RESULTS, Method
+from experiments.time_to_target import (
+    profile_plot,
+    scores,
+    step_times,
+    study,
+    table,
+)
+from experiments.time_to_target.methods import (
+    EVERY_STEP,
+    METHODS,
+    RESULTS,
+    TRIALS,
+    Method,
+)
 from workloads_overrides import registry
 
 ALL_METHODS = {**METHODS, **EVERY_STEP}
@@ -73,12 +87,21 @@ def chosen_methods(names: Sequence[str], framework: str) -> dict[str, Method]:
     return {name: available[name] for name in names or METHODS if name in available}
 
 
+def records_path(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the file of the records of a workload and framework."""
+    return folder / 'records.jsonl'
+
+
 def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
-    """Writes `summary.json`, `table.md` and the plots; returns the table."""
+    """Writes `summary.json`, `table.md` and the plots; returns the table.
+
+    Raises:
+      ValueError: If no study is complete.
+    """
     workload = registry.load_workload(workload_name, framework)
     target = workload.validation_target_value
-    records = trials.load_records(folder / 'records.jsonl')
-    costs = step_times.load(folder)
+    records = trials.load_records(records_path(folder))
+    times = step_times.load(folder)
     studies = {
         name: scores.studies_of(
             [
@@ -88,15 +111,20 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
                 and record.trial.hyperparameters in method.points
             ],
             target,
-            costs.get(name),
+            times.costs.get(name),
         )
         for name, method in ALL_METHODS.items()
     }
     studies = {name: of_method for name, of_method in studies.items() if of_method}
+    if not studies:
+        raise ValueError(
+            f'{records_path(folder)} has no method with all {TRIALS} trials of a seed; '
+            'train first, without --report.'
+        )
     labels = {name: method.label for name, method in ALL_METHODS.items()}
-    summary = scores.summarise(studies, costs)
+    summary = scores.summarise(studies, times.costs)
     main = [name for name in METHODS if name in studies]
-    text = table.format_table(summary, labels)
+    text = table.format_table(summary, labels, times.scales)
     (folder / 'table.md').write_text(text + '\n')
     (folder / 'summary.json').write_text(
         json.dumps(
@@ -122,14 +150,14 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
             title,
             folder / file,
             labels=labels,
-            costs=costs,
+            costs=times.costs,
         )
-    plots.plot_profile(
+    profile_plot.plot_profile(
         {
             quantity: scores.performance_profile(
                 {name: studies[name] for name in main}, quantity
             )
-            for quantity in ('steps', 'seconds')
+            for quantity in scores.QUANTITIES
         },
         title,
         folder / 'profile.png',
@@ -138,44 +166,42 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
     return text
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Trains, or measures step times, or only reports."""
-    del argv
     given = flags.FLAGS
     name, framework = given.workload, given.framework
     folder = pathlib.Path(given.output_dir) / f'{name}_{framework}'
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        methods = chosen_methods(given.methods, framework)
-        workload = registry.load_workload(name, framework)
-        if given.step_times:
-            step_times.measure(name, framework, methods, folder, given.rounds)
-        elif not given.report:
-            path = folder / 'records.jsonl'
-            studies = study.make_studies(
-                methods.items(),
-                name,
-                framework,
-                parse_seeds(given.seeds),
-                trials.load_records(path),
-                workload.validation_target_value,
-            )
-            study.run_studies(
-                studies,
-                path,
-                pathlib.Path(given.folder) / f'{name}_{framework}',
-                target=workload.validation_target_value,
-                eval_every_steps=given.eval_every_steps,
-                processes=given.processes,
-                num_threads=given.num_threads,
-            )
-        text = report(name, framework, folder)
-    except ValueError as error:
-        sys.exit(f'Error: {error}')
+    methods = chosen_methods(given.methods, framework)
+    workload = registry.load_workload(name, framework)
+    if given.step_times:
+        step_times.measure(name, framework, methods, folder, given.rounds)
+        if not records_path(folder).exists():
+            print(f'Step times written to {folder}')
+            return
+    elif not given.report:
+        path = records_path(folder)
+        studies = study.make_studies(
+            methods.items(),
+            name,
+            framework,
+            parse_seeds(given.seeds),
+            trials.load_records(path),
+            workload.validation_target_value,
+        )
+        study.run_studies(
+            studies,
+            path,
+            pathlib.Path(given.folder) / f'{name}_{framework}',
+            target=workload.validation_target_value,
+            eval_every_steps=given.eval_every_steps,
+            processes=given.processes,
+            num_threads=given.num_threads,
+        )
+    text = report(name, framework, folder)
     print(text)
     print(f'\nWritten to {folder}')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

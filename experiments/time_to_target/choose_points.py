@@ -11,19 +11,24 @@ target. The first point is the submission's defaults, which the self-tuning rule
 uses; of the rest all combinations are compared, and they are written in the order in
 which each adds most. It trains nothing: records come from
 `python -m experiments.time_to_target`.
+
+A trial that was ended because another of its study was sooner could have reached the
+target from its next evaluation on, or never. The choice takes the worst, that it counts
+like one that never did; since expand and reduce are studies of their own, with a best
+of their own, the other bound would favour whichever was ended sooner. Printed are both
+bounds, and whether the choice depends on which is taken.
 """
 
 import itertools
 import json
 import math
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from experiments import trials
+from experiments import command, trials
 from experiments.time_to_target.methods import METHODS, RESULTS, TRIALS
 from experiments.trials import Record
 from submission.settings import Settings
@@ -37,17 +42,23 @@ StepsByStudy = dict[tuple[str, int], dict[int, int]]
 
 
 def steps_by_study(
-    records: Sequence[Record], targets: Mapping[str, float], candidates: Sequence[Point]
+    records: Sequence[Record],
+    targets: Mapping[str, float],
+    step_hints: Mapping[str, int],
+    candidates: Sequence[Point],
+    *,
+    soonest: bool = False,
 ) -> StepsByStudy:
     """Collects which candidates reached the target, and when.
-
-    A trial that ended because another of its study was sooner has no entry, like one
-    that never got there: neither can be what makes a set good.
 
     Args:
       records: Records of several workloads.
       targets: Validation target of each workload.
+      step_hints: Step hint of each workload.
       candidates: The points.
+      soonest: Whether a trial that was ended before the end of its schedule counts as
+        if the next evaluation had been above the target; otherwise it has no entry,
+        like one that never got there.
 
     Returns:
       Entries of every workload and seed with a record of a candidate.
@@ -59,6 +70,12 @@ def steps_by_study(
             continue
         study = found.setdefault((trial.workload, trial.seed), {})
         steps = record.steps_to(targets[trial.workload])
+        schedule = (
+            trial.hyperparameters['step_hint_factor'] * step_hints[trial.workload]
+        )
+        if steps is None and soonest and record.steps[-1] < round(schedule):
+            # The first evaluation is at the interval between them.
+            steps = record.steps[-1] + record.steps[0]
         if steps is not None:
             study[candidates.index(trial.hyperparameters)] = steps
     return found
@@ -81,6 +98,41 @@ def mean_log_steps(
     return sum(math.log(steps) for steps in fewest) / len(fewest)
 
 
+def _sets(first: int, n_candidates: int) -> list[list[int]]:
+    others = [number for number in range(n_candidates) if number != first]
+    sets = itertools.combinations(others, min(TRIALS - 1, len(others)))
+    return [[first, *rest] for rest in sets]
+
+
+def could_be_better(
+    chosen: Sequence[int],
+    n_candidates: int,
+    worst: StepsByStudy,
+    soonest: StepsByStudy,
+    step_hints: Mapping[str, int],
+) -> list[int] | None:
+    """Returns a set that could be better than the chosen one, None if there is none.
+
+    It could if it needs fewer steps with the soonest that trials could have reached the
+    target than the chosen one with the worst.
+
+    Args:
+      chosen: Numbers of the points, the first that of every set.
+      n_candidates: Number of candidates.
+      worst: Steps of the candidates, from `steps_by_study`.
+      soonest: The same with `soonest`.
+      step_hints: As for `mean_log_steps`.
+    """
+    limit = mean_log_steps(chosen, worst, step_hints)
+    best = min(
+        _sets(chosen[0], n_candidates),
+        key=lambda s: mean_log_steps(s, soonest, step_hints),
+    )
+    # Rounding apart: equally good sets are added up in another order.
+    better = mean_log_steps(best, soonest, step_hints) < limit - 1e-9
+    return best if better else None
+
+
 def choose(
     first: int, n_candidates: int, studies: StepsByStudy, step_hints: Mapping[str, int]
 ) -> list[int]:
@@ -94,11 +146,9 @@ def choose(
       studies: Steps of the candidates.
       step_hints: As for `mean_log_steps`.
     """
-    others = [number for number in range(n_candidates) if number != first]
-    sets = itertools.combinations(others, min(TRIALS - 1, len(others)))
-    remaining = list(
-        min(sets, key=lambda s: mean_log_steps((first, *s), studies, step_hints))
-    )
+    remaining = min(
+        _sets(first, n_candidates), key=lambda s: mean_log_steps(s, studies, step_hints)
+    )[1:]
     ordered = [first]
     while remaining:
         following = min(
@@ -119,38 +169,53 @@ def _first_of(candidates: Sequence[Point]) -> int:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Chooses the points, prints what each adds, and writes them."""
-    del argv
     given = flags.FLAGS
     candidates = [point for name in _CANDIDATES for point in METHODS[name].points]
     records, targets, step_hints = [], {}, {}
-    try:
-        first = _first_of(candidates)
-        for name in given.workloads:
-            workload = registry.load_workload(name, given.framework)
-            targets[name] = workload.validation_target_value
-            step_hints[name] = workload.step_hint
-            path = pathlib.Path(given.results_dir) / f'{name}_{given.framework}'
-            of_workload = trials.load_records(path / 'records.jsonl')
-            if not of_workload:
-                raise ValueError(
-                    f'{path} has no records; python -m experiments.time_to_target '
-                    f'--workload={name} --framework={given.framework} makes them.'
-                )
-            records += of_workload
-        studies = steps_by_study(records, targets, candidates)
-        if not studies:
-            raise ValueError(f'The records of {given.results_dir} have no K-FAC trial.')
-    except ValueError as error:
-        sys.exit(f'Error: {error}')
-    chosen = choose(first, len(candidates), studies, step_hints)
-    print(f'{len(studies)} studies of {len(given.workloads)} workloads.')
+    first = _first_of(candidates)
+    for name in given.workloads:
+        workload = registry.load_workload(name, given.framework)
+        targets[name] = workload.validation_target_value
+        step_hints[name] = workload.step_hint
+        path = pathlib.Path(given.results_dir) / f'{name}_{given.framework}'
+        of_workload = trials.load_records(path / 'records.jsonl')
+        if not of_workload:
+            raise ValueError(
+                f'{path} has no records; python -m experiments.time_to_target '
+                f'--workload={name} --framework={given.framework} makes them.'
+            )
+        records += of_workload
+    worst, soonest = (
+        steps_by_study(records, targets, step_hints, candidates, soonest=soonest)
+        for soonest in (False, True)
+    )
+    if not worst:
+        raise ValueError(f'The records of {given.results_dir} have no K-FAC trial.')
+    chosen = choose(first, len(candidates), worst, step_hints)
+    print(f'{len(worst)} studies of {len(given.workloads)} workloads.')
     for number in range(len(chosen)):
-        steps = math.exp(mean_log_steps(chosen[: number + 1], studies, step_hints))
-        print(f'{steps:7.1f} steps with {json.dumps(candidates[chosen[number]])}')
+        low, high = (
+            math.exp(mean_log_steps(chosen[: number + 1], studies, step_hints))
+            for studies in (soonest, worst)
+        )
+        point = json.dumps(candidates[chosen[number]])
+        print(f'{low:.1f} to {high:.1f} steps with {point}')
+    better = could_be_better(chosen, len(candidates), worst, soonest, step_hints)
+    if better is None:
+        print('Whatever trials that were ended early would have done: none is better.')
+    else:
+        low = math.exp(mean_log_steps(better, soonest, step_hints))
+        print(
+            f'Trials were ended early, so another set could be better: {low:.1f} steps '
+            'at best with'
+        )
+        for number in better:
+            print(json.dumps(candidates[number]))
     output = pathlib.Path(given.output)
     points = [dict(candidates[number]) for number in chosen]
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(points, indent=2) + '\n')
     print(f'Written to {output}')
 
@@ -167,4 +232,4 @@ def define_flags() -> None:
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

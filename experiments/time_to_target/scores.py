@@ -3,12 +3,16 @@
 import dataclasses
 import math
 import statistics
+import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from experiments.step_seconds import StepSeconds
 from experiments.time_to_target.methods import TRIALS
 from experiments.trials import Record
+
+Quantity = Literal['steps', 'seconds']
+QUANTITIES: tuple[Quantity, ...] = typing.get_args(Quantity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +25,16 @@ class StudyScore:
         closest.
       steps: Steps of the best trial to the target; infinity if none got there.
       seconds: These steps times the seconds a step, with compilation where there is
-        any; infinity if none got there.
-      compilation: Seconds of compilation, 0 where nothing is compiled.
+        any; infinity if none got there, None if the step was not timed.
+      compilation: Seconds of compilation, 0 where nothing is compiled; None if the step
+        was not timed.
     """
 
     seed: int
     best: Record
     steps: float
-    seconds: float
-    compilation: float
+    seconds: float | None
+    compilation: float | None
 
 
 def studies_of(
@@ -40,8 +45,8 @@ def studies_of(
     Args:
       records: Records of the method on a workload.
       target: The validation target.
-      cost: Seconds of steps, measured apart; None takes those in the records, which
-        are those of runs that shared the machine.
+      cost: Seconds of steps, measured apart; None if they were not. The seconds in the
+        records, of runs that shared the machine, would not be comparable.
 
     Returns:
       A study for each seed all of whose trials are recorded, in the order of seeds.
@@ -58,19 +63,31 @@ def studies_of(
             key=lambda run: (run.steps_to(target) or math.inf, -max(run.validation)),
         )
         steps = best.steps_to(target) or math.inf
-        of_run = cost or StepSeconds(best.seconds_per_step, best.compilation_seconds)
-        studies.append(
-            StudyScore(seed, best, steps, of_run.until(steps), of_run.compilation)
+        seconds, compilation = (
+            (None, None) if cost is None else (cost.until(steps), cost.compilation)
         )
+        studies.append(StudyScore(seed, best, steps, seconds, compilation))
     return studies
 
 
-def median_and_range(values: Sequence[float]) -> dict[str, float | None]:
-    """Returns median, lowest and highest; None stands for infinity."""
+def median_and_range(
+    values: Sequence[float | None],
+) -> dict[str, float | None] | None:
+    """Returns median, lowest and highest; None in their place stands for infinity.
+
+    Args:
+      values: The values; None is one that was not measured.
+
+    Returns:
+      None if a value was not measured.
+    """
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
     found = {
-        'median': statistics.median_high(values),
-        'lowest': min(values),
-        'highest': max(values),
+        'median': statistics.median_high(known),
+        'lowest': min(known),
+        'highest': max(known),
     }
     return {name: None if math.isinf(value) else value for name, value in found.items()}
 
@@ -81,7 +98,7 @@ def summarise(
     """Returns what is known of each method, for `summary.json`.
 
     Args:
-      studies: Method name to its studies.
+      studies: Method name to its studies, at least one.
       costs: Method name to seconds of steps, where measured apart.
     """
     return {
@@ -91,9 +108,12 @@ def summarise(
             'seconds_to_target': median_and_range([s.seconds for s in of_method]),
             'reached': sum(math.isfinite(study.steps) for study in of_method),
             'seconds_without_compilation': median_and_range(
-                [s.seconds - s.compilation for s in of_method]
+                [
+                    None if s.seconds is None else s.seconds - (s.compilation or 0.0)
+                    for s in of_method
+                ]
             ),
-            'compilation_seconds': statistics.median(s.compilation for s in of_method),
+            'compilation_seconds': of_method[0].compilation,
             'seconds_per_step': costs[method].per_step if method in costs else None,
             'best_validation': statistics.median(
                 max(study.best.validation) for study in of_method
@@ -103,39 +123,55 @@ def summarise(
             ],
         }
         for method, of_method in studies.items()
-        if of_method
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Performance profiles, those of one quantity.
+
+    Attributes:
+      multiples: Method name to one multiple of the best method's time for each seed,
+        sorted; infinity where the target was not reached.
+      seeds: The seeds, the same for all methods.
+      left_out: Methods that lack a seed, or were not timed.
+    """
+
+    multiples: Mapping[str, Sequence[float]]
+    seeds: Sequence[int]
+    left_out: Sequence[str]
 
 
 def performance_profile(
     studies: Mapping[str, Sequence[StudyScore]],
-    quantity: str,
-) -> dict[str, list[float]]:
-    """Returns each method's times as multiples of the best method's, sorted.
+    quantity: Quantity,
+) -> Profile:
+    """Returns each method's times as multiples of the best method's.
 
     The share of multiples below tau is the performance profile at tau (Dolan and
-    More, 2002), as AlgoPerf scores it; here an instance is a seed.
+    More, 2002), as AlgoPerf scores it; here an instance is a seed. The seeds are those
+    of the method with the most, and a method that lacks one is left out: what is best
+    at a seed depends on who was tried with it.
 
     Args:
       studies: Method name to its studies, of one workload.
-      quantity: `'steps'` or `'seconds'`.
-
-    Returns:
-      Method name to one multiple for each seed that all methods have; infinity where
-      the target was not reached.
+      quantity: What is compared.
     """
     times = {
         method: {study.seed: getattr(study, quantity) for study in of_method}
         for method, of_method in studies.items()
-        if of_method
     }
-    if not times:
-        return {}
-    seeds = set.intersection(*(set(by_seed) for by_seed in times.values()))
-    multiples: dict[str, list[float]] = {method: [] for method in times}
+    timed = {m: by_seed for m, by_seed in times.items() if None not in by_seed.values()}
+    seeds = max((sorted(by_seed) for by_seed in timed.values()), key=len, default=[])
+    complete = {m: by_seed for m, by_seed in timed.items() if {*seeds} <= {*by_seed}}
+    multiples: dict[str, list[float]] = {method: [] for method in complete}
     for seed in seeds:
-        fastest = min(by_seed[seed] for by_seed in times.values())
-        for method, by_seed in times.items():
+        fastest = min(by_seed[seed] for by_seed in complete.values())
+        for method, by_seed in complete.items():
             reached = math.isfinite(by_seed[seed])
             multiples[method].append(by_seed[seed] / fastest if reached else math.inf)
-    return {method: sorted(values) for method, values in multiples.items()}
+    return Profile(
+        {method: sorted(values) for method, values in multiples.items()},
+        seeds,
+        [method for method in times if method not in complete],
+    )

@@ -19,12 +19,11 @@ what there is; both have the points that are recorded with all of `--seeds`.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from experiments import trials
+from experiments import command, trials
 from experiments.seeds import parse_seeds
 from experiments.trials import Record
 from experiments.variations.points import APPROXIMATIONS, Point
@@ -115,42 +114,38 @@ def report(study: Study, results: Results, folder: pathlib.Path) -> str:
     return study.report(results, folder)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Trains what is missing, unless told not to, and reports."""
-    del argv
     given = flags.FLAGS
     name = f'{given.workload}_{given.framework}'
     folder = pathlib.Path(given.output_dir) / name
     paths = {study: folder / f'{study}.jsonl' for study in STUDIES}
-    try:
-        if given.full and given.study != 'tried':
-            raise ValueError('--full is for --study=tried; leave it out.')
-        study = STUDIES[given.study](given.workload, given.approximations)
-        points = study.points(given.only)
-        seeds = parse_seeds(given.seeds)
+    if given.full and given.study != 'tried':
+        raise ValueError('--full is for --study=tried; leave it out.')
+    study = STUDIES[given.study](given.workload, given.approximations)
+    points = study.points(given.only)
+    seeds = parse_seeds(given.seeds)
 
-        def load() -> Results:
-            return Results.load(paths.values(), given.workload, given.framework, seeds)
+    def load() -> Results:
+        return Results.load(paths.values(), given.workload, given.framework, seeds)
 
-        if not given.report:
-            train(
-                points,
-                load(),
-                paths[given.study],
-                # A folder for each study, since the two may run side by side.
-                pathlib.Path(given.folder) / name / given.study,
-                full=given.full,
-                eval_every_steps=given.eval_every_steps,
-                processes=given.processes,
-                num_threads=given.num_threads,
-            )
-        text = report(study, load(), folder)
-    except ValueError as error:
-        sys.exit(f'Error: {error}')
+    if not given.report:
+        train(
+            points,
+            load(),
+            paths[given.study],
+            # A folder for each study, since the two may run side by side.
+            pathlib.Path(given.folder) / name / given.study,
+            full=given.full,
+            eval_every_steps=given.eval_every_steps,
+            processes=given.processes,
+            num_threads=given.num_threads,
+        )
+    text = report(study, load(), folder)
     print(text)
     print(f'\nWritten to {folder}')
 
 
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    command.run(main)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from experiments import compare, plots, trials
+from experiments import compare, trials
 from submission.settings import Settings
 
 
@@ -88,6 +88,35 @@ def test_workload_without_reference_names_the_command(tmp_path, monkeypatch):
         compare.hyperparameters_of('nadamw', 'ogbg_chembl_full')
 
 
+def test_each_seed_has_a_folder(tmp_path):
+    folders = [
+        compare.folder_of(tmp_path, 'ogbg_chembl', 'jax', seed).name for seed in (0, 1)
+    ]
+    assert folders == ['ogbg_chembl_jax', 'ogbg_chembl_jax_seed_1']
+
+
+OWN_FILES = ('comparison.png', 'details.json', 'summary.json')
+
+
+def test_a_complete_comparison_is_replaced_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / 'trials' / 'nadamw').mkdir(parents=True)
+    for name in (*OWN_FILES, 'nadamw.jsonl'):
+        (tmp_path / name).touch()
+    found = []
+
+    def run(trial, folder, **options):
+        found.append(sorted(path.name for path in tmp_path.iterdir()))
+        folder.mkdir(parents=True, exist_ok=True)
+        return RECORDS[trial.method]
+
+    monkeypatch.setattr(trials, 'run', run)
+    assert compare.compare('ogbg_chembl', 'pytorch', 0, tmp_path, 20, 1) == RECORDS
+    assert found[0] == ['nadamw.jsonl']
+    # Without a summary it is one that was cut short, and goes on.
+    compare.compare('ogbg_chembl', 'pytorch', 0, tmp_path, 20, 1)
+    assert found[3] == ['nadamw.jsonl', 'trials']
+
+
 def test_compilation_is_shown_by_itself():
     records = {
         name: dataclasses.replace(
@@ -114,16 +143,3 @@ def test_compilation_is_shown_by_itself():
     assert cells['without'] == '2.9'
     assert cells['seconds / NAdamW'] == '0.550'
     assert cells['without / NAdamW'] == '0.446'
-
-
-def test_plot_draws_single_runs_and_seed_bands(tmp_path):
-    path = tmp_path / 'plot.png'
-    shorter = dataclasses.replace(
-        RECORDS['nadamw'], steps=[20], seconds=[2.0], validation=[0.3]
-    )
-    runs = {
-        'nadamw': [RECORDS['nadamw'], shorter],
-        'kfac_reduce': [RECORDS['kfac_reduce']],
-    }
-    plots.plot_curves(runs, 0.6, 'title', path, compare.LABELS)
-    assert path.read_bytes().startswith(b'\x89PNG')

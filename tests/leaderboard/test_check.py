@@ -121,27 +121,55 @@ def test_missing_files_are_named(tmp_path):
         check_entry(tmp_path / 'absent', 'pytorch', 'self')
 
 
+@pytest.mark.parametrize(
+    'name', ['submission.py', 'submission_info.yml', 'requirements.txt']
+)
+def test_files_that_are_no_text(tmp_path, name):
+    entry = entries.by_hand(tmp_path, {})
+    (entry / name).write_bytes(b'# one\n# two\n# \xff')
+    (violation,) = check_entry(entry, 'pytorch', 'self')
+    assert (violation.file, violation.line, violation.rule) == (name, 3, 'layout')
+    assert 'UTF-8' in violation.message
+
+
 POINT = {'learning_rate': 0.1}
+
+
+RANGE = {'min': 0.1, 'max': 1, 'scaling': 'log'}
 
 
 @pytest.mark.parametrize(
     ('space', 'message'),
     [
-        ([POINT] * 6, '6 points; the ruleset takes 1 to 5'),
-        ([], '0 points'),
-        ({}, 'empty'),
-        ([POINT, {**POINT, 'beta2': 0.9}], 'Point 2 has other keys.*: beta2'),
-        ([1], 'list of points or a box'),
+        ([POINT] * 6, '1 to 5 points'),
+        ([], 'the list is empty'),
+        ({}, 'names no hyperparameter'),
+        ([POINT, {**POINT, 'beta2': 0.9}], "point 1: .*not in point 0: .'beta2'"),
+        ([1], 'point 0: must be a mapping'),
+        (1, 'list of points or a mapping'),
+        ({'learning_rate': 0.1}, "'learning_rate': must be either"),
+        ({'learning_rate': {'min': 0.1, 'max': 1}}, r"missing: \['scaling'\]"),
+        ({'learning_rate': {**RANGE, 'scaling': 'cubic'}}, "'scaling': must be one of"),
+        ({'learning_rate': {**RANGE, 'min': 2}}, 'min 2.0 is above max 1.0'),
+        ({'learning_rate': {**RANGE, 'min': 0}}, "'min': must be above 0 with log"),
+        ({'learning_rate': {'feasible_points': []}}, 'at least one value'),
     ],
 )
 def test_search_spaces_that_do_not_fit(tmp_path, space, message):
     (violation,) = check_space(tmp_path, json.dumps(space))
     assert violation.file == SEARCH_SPACE_FILE
     assert re.search(message, violation.message)
+    assert str(tmp_path) not in violation.message
 
 
 @pytest.mark.parametrize(
-    'space', [[POINT] * 5, {'learning_rate': {'min': 1, 'max': 2}}]
+    'space',
+    [
+        [POINT] * 5,
+        # Entries of others have hyperparameters of their own.
+        [{'sharpness': 'high'}],
+        {'learning_rate': RANGE, 'sharpness': {'feasible_points': ['high', 'low']}},
+    ],
 )
 def test_search_spaces_that_fit(tmp_path, space):
     assert check_space(tmp_path, json.dumps(space)) == []
@@ -150,7 +178,7 @@ def test_search_spaces_that_fit(tmp_path, space):
 def test_search_spaces_and_rulesets(tmp_path):
     (violation,) = check_space(tmp_path, '[\n{]')
     assert violation.line == 2
-    assert 'Not valid JSON' in violation.message
+    assert 'is not valid JSON' in violation.message
     (tmp_path / SEARCH_SPACE_FILE).unlink()
     (violation,) = check_search_space(tmp_path, 'external')
     assert 'needs a search space' in violation.message
@@ -185,7 +213,7 @@ def test_imports_need_a_requirement(tmp_path):
 def test_the_command_reports_and_fails(tmp_path):
     entry = entries.by_hand(tmp_path, {'helper.py': ''})
 
-    def run():
+    def run(entry=entry):
         flags = [f'--entry={entry}', '--framework=pytorch', '--ruleset=self']
         return subprocess.run(
             [sys.executable, '-m', 'leaderboard.check', *flags],
@@ -202,3 +230,6 @@ def test_the_command_reports_and_fails(tmp_path):
     done = run()
     assert done.returncode == 0
     assert 'no violations' in done.stdout
+    done = run(tmp_path / 'absent')
+    assert done.returncode == 1
+    assert done.stderr == f'Error: {tmp_path}/absent: there is no such folder.\n'

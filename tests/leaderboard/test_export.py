@@ -96,9 +96,61 @@ def test_names_that_are_no_modules(tmp_path, name):
 
 
 def test_a_missing_search_space_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'absent\.json'):
+    with pytest.raises(ValueError, match=r'absent\.json: there is no such file'):
         entries.export(tmp_path, search_space=tmp_path / 'absent.json')
     assert list(tmp_path.iterdir()) == []
+
+
+POINT = {
+    'learning_rate': 0.01,
+    'one_minus_beta1': 0.1,
+    'beta2': 0.9,
+    'weight_decay': 0.1,
+    'warmup_factor': 0.05,
+}
+BOX = {key: {'feasible_points': [value]} for key, value in POINT.items()}
+
+
+@pytest.mark.parametrize(
+    ('space', 'message'),
+    [
+        ([POINT, POINT | {'learning_rate': -1}], "point 1: .*'learning_rate' is -1.0"),
+        ([POINT | {'dampng': 0.1}], "point 0: Unknown hyperparameter 'dampng'"),
+        ([POINT | {'damping': 'high'}], "point 0: Hyperparameter 'damping' is 'high'"),
+        (
+            [{k: v for k, v in POINT.items() if k != 'beta2'}],
+            "point 0: Missing hyperparameter 'beta2'",
+        ),
+        (BOX | {'learning_rate': {'min': 0.1, 'max': 1}}, 'missing: .*scaling'),
+        # Drawn points would hardly ever hold the end itself.
+        (
+            BOX | {'beta2': {'min': 0.9, 'max': 1, 'scaling': 'linear'}},
+            "the box: Hyperparameter 'beta2' is 1.0",
+        ),
+        (
+            BOX | {'beta2': {'feasible_points': [0.9] * 50 + [2]}},
+            "the box: Hyperparameter 'beta2' is 2.0",
+        ),
+        (
+            BOX | {'inverse_interval': {'min': 1, 'max': 9, 'scaling': 'log'}},
+            'has to be whole',
+        ),
+    ],
+)
+def test_search_spaces_that_the_submission_rejects(tmp_path, space, message):
+    path = tmp_path / 'space.json'
+    path.write_text(json.dumps(space))
+    with pytest.raises(ValueError, match=rf'space\.json, .*{message}'):
+        entries.export(tmp_path / 'entries', search_space=path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_box_that_the_submission_accepts(tmp_path):
+    path = tmp_path / 'space.json'
+    box = BOX | {'damping': {'min': 1e-3, 'max': 1, 'scaling': 'log'}}
+    path.write_text(json.dumps(box))
+    entry = entries.export(tmp_path, search_space=path)
+    assert check_entry(entry, 'pytorch', 'external') == []
 
 
 def test_needed_files_follows_every_kind_of_relative_import(package):

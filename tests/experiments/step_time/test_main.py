@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from experiments.step_time import __main__ as step_time
 from experiments.step_time import memory, tables
 from experiments.step_time.results import Results
@@ -38,7 +40,7 @@ def test_measures_writes_and_reports(tmp_path, monkeypatch):
     # Nothing is missing any more.
     measure()
     assert asked == list(points())
-    report = step_time.report(results, 'Some workload')
+    report = step_time.report(Results.load(results.path), 'Some workload')
     for name in points():
         assert name in report
     assert 'derived' in report
@@ -47,6 +49,13 @@ def test_measures_writes_and_reports(tmp_path, monkeypatch):
         'some_pytorch_breakdown.png',
         'some_pytorch_intervals.png',
     ]
+
+
+def test_report_names_what_is_missing(tmp_path):
+    results = Results(tmp_path / 'some.json', {}, {'steps': {}})
+    with pytest.raises(ValueError, match=r"some\.json lacks \['breakdown', 'memory, n"):
+        step_time.report(results, 'Some workload')
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_table_of_exponents():

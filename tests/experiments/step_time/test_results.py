@@ -31,3 +31,12 @@ def test_results_of_other_conditions_are_not_mixed(tmp_path):
     Results.open(path, CONDITIONS).ensure('first', lambda: 1)
     with pytest.raises(OtherConditionsError, match='delete it'):
         Results.open(path, {**CONDITIONS, 'rounds': 4})
+
+
+def test_results_are_read_whatever_the_conditions(tmp_path):
+    path = tmp_path / 'results.json'
+    with pytest.raises(ValueError, match=r'results\.json: there are no results'):
+        Results.load(path)
+    Results.open(path, CONDITIONS).ensure('first', lambda: 1)
+    found = Results.load(path)
+    assert (found.conditions, found.parts) == (CONDITIONS, {'first': 1})

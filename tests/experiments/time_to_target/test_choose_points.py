@@ -1,30 +1,85 @@
+import dataclasses
+import json
 import math
+import types
 
 import pytest
 
+from experiments.compare import SEARCH_SPACE
+from experiments.time_to_target import choose_points
 from experiments.time_to_target.choose_points import (
     _first_of,
     choose,
+    could_be_better,
     mean_log_steps,
     steps_by_study,
 )
-from experiments.time_to_target.methods import METHODS
+from experiments.time_to_target.methods import METHODS, RESULTS
 from tests.experiments.time_to_target.records import make_record
 
 STEP_HINTS = {'gnn': 100, 'vit': 1000}
 
 
+def make_trial(point, seed, reaches_at):
+    record = make_record('kfac', point, seed, reaches_at)
+    # A schedule of 30 or 50 steps; records end at 30.
+    hyperparameters = candidate(point)
+    return dataclasses.replace(
+        record, trial=dataclasses.replace(record.trial, hyperparameters=hyperparameters)
+    )
+
+
+def candidate(point):
+    return {'point': point, 'step_hint_factor': 0.5 if point == 2 else 0.3}
+
+
+def collect(records, **options):
+    workload = records[0].trial.workload
+    candidates = [candidate(n) for n in range(4)]
+    found = steps_by_study(
+        records, {workload: 0.5}, {workload: 100}, candidates, **options
+    )
+    return {seed: steps for (_, seed), steps in found.items()}
+
+
 def test_which_candidates_reached_the_target_and_when():
     records = [
-        make_record('kfac', 0, 0, 20),
-        make_record('kfac', 1, 0, None),
-        make_record('kfac', 2, 3, 30),
-        make_record('kfac', 9, 0, 10),
+        make_trial(0, 0, 20),
+        make_trial(1, 0, None),
+        make_trial(2, 3, None),
+        make_trial(3, 3, 30),
+        make_trial(9, 0, 10),
     ]
-    workload = records[0].trial.workload
-    candidates = [{'point': n} for n in range(3)]
-    found = steps_by_study(records, {workload: 0.5}, candidates)
-    assert found == {(workload, 0): {0: 20}, (workload, 3): {2: 30}}
+    assert collect(records) == {0: {0: 20}, 3: {3: 30}}
+    # One was ended before the end of its schedule.
+    assert collect(records, soonest=True) == {0: {0: 20}, 3: {2: 40, 3: 30}}
+
+
+def test_whether_the_choice_depends_on_trials_that_were_ended():
+    hints = {'gnn': 100}
+    worst = {('gnn', 0): {0: 20, 1: 10}}
+    sure = could_be_better([0, 1], 3, worst, {('gnn', 0): {0: 20, 1: 10, 2: 10}}, hints)
+    assert sure is None
+    soonest = {('gnn', 0): {0: 20, 1: 10, 2: 9}}
+    assert could_be_better([0, 1], 3, worst, soonest, hints) == [0, 1, 2]
+
+
+def start(monkeypatch, output):
+    given = types.SimpleNamespace(
+        workloads=['ogbg_chembl', 'imagenet_vit_fashion_mnist'],
+        framework='pytorch',
+        results_dir=str(RESULTS),
+        output=str(output),
+    )
+    monkeypatch.setattr(choose_points, 'flags', types.SimpleNamespace(FLAGS=given))
+    choose_points.main()
+
+
+def test_the_points_of_the_submission_are_chosen(tmp_path, monkeypatch, capsys):
+    output = tmp_path / 'new' / 'space.json'
+    start(monkeypatch, output)
+    assert json.loads(output.read_text()) == json.loads(SEARCH_SPACE.read_text())
+    assert 'none is better' in capsys.readouterr().out
 
 
 def test_best_of_a_set_counts_and_never_counts_as_the_step_hint():

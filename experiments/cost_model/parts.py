@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from experiments.cost_models import Layer, Model
-from experiments.cost_operations import FLOAT_BYTES, Operation, Part, pointwise
+from experiments.cost_model.models import Layer, Model
+from experiments.cost_model.operations import FLOAT_BYTES, Operation, Part, pointwise
 from submission.pytorch.approximations import gram_blocks
 
 # Reads and writes of one array of parameter size by NAdamW as `first_order` and

@@ -6,12 +6,19 @@ from typing import get_args
 
 import pytest
 
-from experiments import cost_measurements, cost_model
-from experiments.cost_model import StepTime, step_time
-from experiments.cost_models import IMAGENET_VIT, MODELS, OGBG, Layer, Model
-from experiments.cost_offline_models import offline_model
-from experiments.cost_operations import A100, Device, Kind, Operation
-from experiments.cost_parts import StepCost, largest_share
+from experiments.cost_model import measurements
+from experiments.cost_model.models import IMAGENET_VIT, MODELS, OGBG, Layer, Model
+from experiments.cost_model.offline_models import offline_model
+from experiments.cost_model.operations import A100, Device, Kind, Operation
+from experiments.cost_model.parts import StepCost, largest_share
+from experiments.cost_model.report import (
+    APPROXIMATIONS,
+    FISHER_TYPES,
+    format_report,
+    memory,
+    report,
+)
+from experiments.cost_model.step_time import StepTime, step_time
 from workloads_overrides import registry
 
 DEVICE = Device(
@@ -69,7 +76,7 @@ def test_bytes_of_a_single_layer():
     (product,) = cost.forward()
     assert product.bytes == 4 * (56 * (5 + 3) + 18)
     assert sum(o.bytes for o in cost.first_order_rule()) == (28 + 2) * 4 * 18
-    assert cost_model.memory(one_layer())['factors'] == 4 * (36 + 9) / 2**20
+    assert memory(one_layer())['factors'] == 4 * (36 + 9) / 2**20
 
 
 def test_communication_of_a_single_layer():
@@ -106,7 +113,7 @@ def test_without_positions_the_approximations_multiply_equally_much():
     assert expand == reduce
 
 
-@pytest.mark.parametrize('approximation', cost_model.APPROXIMATIONS)
+@pytest.mark.parametrize('approximation', APPROXIMATIONS)
 @pytest.mark.parametrize('model', MODELS, ids=lambda model: model.name)
 def test_equal_layers_add_up(model, approximation):
     """A group of n layers costs what n layers cost one by one."""
@@ -176,7 +183,7 @@ def test_overhead_counts_each_part_on_its_interval():
 def test_monte_carlo_adds_the_extra_backward_pass_alone():
     cost = StepCost(OGBG)
     empirical, sampled = (
-        step_time(cost, A100, 'reduce', fisher) for fisher in cost_model.FISHER_TYPES
+        step_time(cost, A100, 'reduce', fisher) for fisher in FISHER_TYPES
     )
     extra = A100.seconds(cost.extra_backward())
     assert sampled.statistics - empirical.statistics == pytest.approx(extra)
@@ -204,17 +211,17 @@ def test_no_intervals_where_every_step_costs_too_much():
 
 
 def test_the_report_holds_every_table():
-    content = cost_model.report(OGBG, 8, A100, overhead=0.05)
+    content = report(OGBG, 8, A100, overhead=0.05)
     assert json.loads(json.dumps(content))['devices'] == 8
     parts = content['parts']
     assert parts['factors, expand']['flops'] > parts['factors, reduce']['flops']
     assert set(content['variants']) == {
-        f'{a}, {f}' for a in cost_model.APPROXIMATIONS for f in cost_model.FISHER_TYPES
+        f'{a}, {f}' for a in APPROXIMATIONS for f in FISHER_TYPES
     }
     for variant in content['variants'].values():
         overhead = variant['overhead']
         assert overhead['1, 1'] > overhead['10, 10'] > overhead['50, 50'] > 0
-    text = cost_model.format_report(content, 0.05)
+    text = format_report(content, 0.05)
     for name in (*parts, *content['variants'], *content['memory_mib']):
         assert name in text
 
@@ -226,7 +233,7 @@ def test_a_workload_without_a_description():
 
 @pytest.mark.parametrize('name', ['imagenet_vit_fashion_mnist', 'ogbg_chembl'])
 def test_predicted_and_measured_parts_are_the_same(name):
-    rows = cost_measurements.compare(name, rounds=2)
+    rows = measurements.compare(name, rounds=2)
     assert {row['part'] for row in rows} == {
         *('forward and backward', 'extra backward', 'first-order rule'),
         *('factors, expand', 'factors, reduce', 'inverses', 'preconditioning'),
@@ -234,4 +241,4 @@ def test_predicted_and_measured_parts_are_the_same(name):
     for row in rows:
         # Within an order of magnitude, whatever else the machine does.
         assert 0.1 < row['ratio'] < 10, row
-        assert row['part'] in cost_measurements.format_comparison(rows)
+        assert row['part'] in measurements.format_comparison(rows)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.cost_operations import (
+from experiments.cost_model.operations import (
     FLOAT_BYTES,
     Operation,
     Part,

@@ -2,7 +2,7 @@
 
 import itertools
 
-from experiments.cost_models import Model, graph_network, vision_transformer
+from experiments.cost_model.models import Model, graph_network, vision_transformer
 from submission.settings import get_batch_size
 from workloads_overrides import registry
 from workloads_overrides.imagenet_vit_fashion_mnist.dataset import (

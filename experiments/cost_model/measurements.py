@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from experiments import text_tables
-from experiments.cost_offline_models import offline_model
-from experiments.cost_operations import FLOAT_BYTES, Device, Part
-from experiments.cost_parts import StepCost
+from experiments.cost_model.offline_models import offline_model
+from experiments.cost_model.operations import FLOAT_BYTES, Device, Part
+from experiments.cost_model.parts import StepCost
 from experiments.step_time import pytorch_parts
 from experiments.step_time.runs import Run
 from submission.settings import get_batch_size
