@@ -120,6 +120,21 @@ class Workload(abc.ABC):
         # None: the split was not evaluated.
         return value is not None and value > target
 
+    @classmethod
+    def check_data(cls, data_dir: str | None) -> None:
+        """Raises an error if the data cannot be loaded; by default nothing is wrong.
+
+        A runner calls it before it makes or deletes any folder.
+
+        Args:
+            data_dir: Folder of the data set; None for the committed data.
+
+        Raises:
+            OSError: If a folder or a file is missing.
+            ValueError: If a file is damaged.
+        """
+        del data_dir
+
     @abc.abstractmethod
     def is_output_params(self, param_key: str) -> bool:
         """Whether a parameter belongs to the output layer."""

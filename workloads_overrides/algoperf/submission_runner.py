@@ -9,6 +9,7 @@ import sys
 
 from absl import app, flags
 
+from workloads_overrides import registry
 from workloads_overrides.runner.errors import RunnerError
 
 
@@ -42,6 +43,10 @@ def main(arguments: list[str]) -> None:
             registration.register(known.workload, known.framework)
         except RunnerError as error:
             sys.exit(f'Error: {error}')
+    if known.workload in registry.WORKLOADS:
+        # AlgoPerf's default is a folder that need not exist; here the default is the
+        # committed data.
+        flags.FLAGS.set_default('data_dir', '')
     for name in (
         'workload',
         'framework',

@@ -4,6 +4,7 @@ Usage: python -m workloads_overrides.imagenet_vit_fashion_mnist.build_data
 """
 
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -21,17 +22,33 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 
-def main(argv: Sequence[str]) -> None:
-    """Checks the sources, cuts the subset, checks it and writes it."""
-    if len(argv) > 1:
-        raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-    source, output = pathlib.Path(_SOURCE.value), pathlib.Path(_OUTPUT.value)
+def build(source: pathlib.Path, output: pathlib.Path) -> None:
+    """Checks the sources, cuts the subset, checks it and writes it.
+
+    Args:
+        source: Folder of the four published idx files.
+        output: The npz file to write.
+
+    Raises:
+        OSError: If a source is missing or the output cannot be written.
+        ValueError: If a source is not the published file.
+    """
     subset.check_sources(source)
     splits = subset.select(dataset.load_full_set(source))
     dataset.check_content(splits, source)
     subset.write(splits, output)
     counts = ', '.join(f'{len(splits[name].labels)} {name}' for name in splits)
     print(f'{output}: {output.stat().st_size} bytes, {counts} images')
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `build` on the flags."""
+    if len(argv) > 1:
+        raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+    try:
+        build(pathlib.Path(_SOURCE.value), pathlib.Path(_OUTPUT.value))
+    except (OSError, ValueError) as error:
+        sys.exit(f'Error: {error}')
 
 
 if __name__ == '__main__':

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
+from workloads_overrides.data_folder import existing_folder
 from workloads_overrides.imagenet_vit_fashion_mnist import idx_files
 
 NUM_CLASSES = 10
@@ -63,18 +65,25 @@ def load(data_dir: str | pathlib.Path | None = None) -> dict[str, Images]:
     Args:
         data_dir: A folder that holds the four published idx files, directly or in
             its sub-folder `fashion-mnist`. The committed subset is loaded for
-            None and for a folder that holds none of them.
+            None and, with a warning, for a folder that holds none of them.
 
     Returns:
         Split name (`train`, `validation`, `test`) to its images.
 
     Raises:
-        FileNotFoundError: Only some of the four files exist, or the committed
-            subset is missing.
+        FileNotFoundError: There is no such folder, only some of the four files
+            exist, or the committed subset is missing.
         ValueError: A file is damaged.
     """
-    folder = None if data_dir is None else find_full_set(pathlib.Path(data_dir))
-    return load_subset() if folder is None else load_full_set(folder)
+    folder = existing_folder(data_dir)
+    full_set = None if folder is None else find_full_set(folder)
+    if full_set is not None:
+        logging.info('Data: full Fashion-MNIST in %s.', full_set)
+        return load_full_set(full_set)
+    if folder is not None:
+        logging.warning('%s holds no Fashion-MNIST; using the subset.', folder)
+    logging.info('Data: committed subset of Fashion-MNIST, %s.', SUBSET_PATH)
+    return load_subset()
 
 
 def find_full_set(data_dir: pathlib.Path) -> pathlib.Path | None:

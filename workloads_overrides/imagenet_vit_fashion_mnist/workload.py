@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +68,7 @@ class BaseImagenetVitFashionMnistWorkload(spec.Workload):
     def __init__(self) -> None:
         super().__init__()
         self._loaded: dict[str, dataset.Images] | None = None
-        self._loaded_from: pathlib.Path | None = None
+        self._loaded_from: str | None = None
 
     @property
     def model_size(self) -> ModelSize:
@@ -80,6 +79,11 @@ class BaseImagenetVitFashionMnistWorkload(spec.Workload):
         """Whether a parameter belongs to the layer that returns the logits."""
         return param_key in ('head.weight', 'head.bias')
 
+    @classmethod
+    def check_data(cls, data_dir: str | None) -> None:
+        """Raises an error if the data cannot be loaded; see `dataset.load`."""
+        dataset.load(data_dir)
+
     def load_data(self, data_dir: str | None) -> dict[str, dataset.Images]:
         """Loads the data once and sets the numbers of examples to match.
 
@@ -89,14 +93,13 @@ class BaseImagenetVitFashionMnistWorkload(spec.Workload):
         Returns:
             Split name to its images; `eval_train` is the start of `train`.
         """
-        wanted = None if data_dir is None else pathlib.Path(data_dir)
-        if self._loaded is None or self._loaded_from != wanted:
-            splits = dataset.load(wanted)
+        if self._loaded is None or self._loaded_from != data_dir:
+            splits = dataset.load(data_dir)
             # Always the same images, so a resumed run measures what it did before.
             splits['eval_train'] = dataset.Images(
                 *(field[: self.num_eval_train_examples] for field in splits['train'])
             )
-            self._loaded, self._loaded_from = splits, wanted
+            self._loaded, self._loaded_from = splits, data_dir
             self.num_train_examples = len(splits['train'].labels)
             self.num_validation_examples = len(splits['validation'].labels)
             self.num_test_examples = len(splits['test'].labels)

@@ -171,13 +171,16 @@ def main(argv: Sequence[str]) -> None:
     """Runs `build` on the flags."""
     if len(argv) > 1:
         raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-    import_rdkit()  # Before the download, so that a missing RDKit shows at once.
     output = pathlib.Path(flags.FLAGS.output)
-    if flags.FLAGS.archive:
-        build(pathlib.Path(flags.FLAGS.archive), output)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        build(download_wheel(pathlib.Path(folder)), output)
+    try:
+        import_rdkit()  # Before the download, so that a missing RDKit shows at once.
+        if flags.FLAGS.archive:
+            build(pathlib.Path(flags.FLAGS.archive), output)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            build(download_wheel(pathlib.Path(folder)), output)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        sys.exit(f'Error: {error}')
 
 
 if __name__ == '__main__':

@@ -9,7 +9,9 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 
+from workloads_overrides.data_folder import existing_folder
 from workloads_overrides.ogbg_chembl.derive import SPLITS
 
 FILE_NAME = 'chembl_molecules.npz'
@@ -205,6 +207,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=2)
 def _load(path: pathlib.Path) -> MoleculeDataset:
+    logging.info('Data: molecules in %s.', path)
     return from_arrays(read_arrays(path))
 
 
@@ -213,10 +216,17 @@ def load_dataset(data_dir: str | None = None) -> MoleculeDataset:
 
     Args:
         data_dir: a folder that may hold a file `chembl_molecules.npz` to use in
-            place of the committed one.
+            place of the committed one, which is used with a warning where it does
+            not.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or the committed file is missing.
+        ValueError: the file is damaged.
     """
-    if data_dir is not None:
-        candidate = pathlib.Path(data_dir).expanduser().resolve() / FILE_NAME
+    folder = existing_folder(data_dir)
+    if folder is not None:
+        candidate = folder.resolve() / FILE_NAME
         if candidate.is_file():
             return _load(candidate)
+        logging.warning('%s is missing; using the committed molecules.', candidate)
     return _load(DEFAULT_PATH)

@@ -53,6 +53,11 @@ class BaseOgbgChemblWorkload(spec.Workload):
 
     num_outputs = NUM_TASKS
 
+    @classmethod
+    def check_data(cls, data_dir: str | None) -> None:
+        """Raises an error if the data cannot be loaded; see `load_dataset`."""
+        load_dataset(data_dir)
+
     @property
     def activation_fn_name(self) -> str:
         """One of 'relu', 'gelu' and 'silu'."""

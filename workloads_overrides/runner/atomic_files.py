@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import IO, Any
 
+from workloads_overrides.runner.errors import RunnerError
+
 
 @contextlib.contextmanager
 def atomic_writer(path: pathlib.Path, mode: str = 'w') -> Iterator[IO[Any]]:
@@ -34,10 +36,23 @@ def write_json(path: pathlib.Path, content: Any) -> None:
         file.write('\n')
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Returns the content of a JSON file."""
-    with open(path, encoding='utf-8') as file:
-        return json.load(file)
+def read_json(
+    path: pathlib.Path, remedy: str = 'Restore it from a copy, or delete it.'
+) -> Any:
+    """Returns the content of a JSON file.
+
+    Args:
+        path: Path of the file.
+        remedy: What to do about a damaged file, for the error.
+
+    Raises:
+        RunnerError: If the file is damaged.
+    """
+    try:
+        with open(path, encoding='utf-8') as file:
+            return json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunnerError(f'{path} is not valid JSON ({error}). {remedy}') from error
 
 
 def _finite(value: Any) -> Any:

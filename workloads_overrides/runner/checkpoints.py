@@ -8,6 +8,7 @@ import dataclasses
 import pathlib
 import re
 import zipfile
+import zlib
 
 from absl import logging
 
@@ -48,7 +49,7 @@ def save_checkpoint(
     with atomic_writer(path, 'wb') as file:
         framework.write(content, file)
     if not keep_older:
-        for older in _checkpoints(trial_dir):
+        for older in checkpoint_paths(trial_dir):
             if older != path:
                 older.unlink()
 
@@ -64,25 +65,37 @@ def restore_checkpoint(
         state: The state at the start of the run; changed in place.
 
     Returns:
-        The runner's own state, or None if there is no intact checkpoint; then
-        `state` is left as it is.
+        The runner's own state, or None if there is no checkpoint; then `state` is
+        left as it is.
 
     Raises:
-        RunnerError: If the newest intact checkpoint belongs to another runner or to
-            another model or submission.
+        RunnerError: If all checkpoints are damaged, or the newest intact one belongs
+            to another runner or to another model or submission.
     """
-    for path in _checkpoints(trial_dir):
-        if not _is_intact(path):
-            logging.warning('%s is damaged; looking for the one before.', path)
+    damaged = []
+    for path in checkpoint_paths(trial_dir):
+        damage = _damage(path)
+        if damage is not None:
+            logging.warning(
+                '%s is damaged (%s); looking for the one before.', path, damage
+            )
+            damaged.append(f'{path.name} ({damage})')
             continue
         runner_state = _load(framework, path, state)
         logging.info('Restored %s.', path)
         return runner_state
+    if damaged:
+        # Starting again at step 0 would replace the measurements of the run so far.
+        raise RunnerError(
+            f'All checkpoints in {trial_dir} are damaged: {", ".join(damaged)}. Put '
+            'back a copy of one to go on from it. --overwrite deletes the experiment '
+            'and starts afresh; to start only this trial afresh, delete its folder.'
+        )
     return None
 
 
-def _checkpoints(trial_dir: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the checkpoints of a folder, the newest first."""
+def checkpoint_paths(trial_dir: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints of a folder, intact or not, the newest first."""
     steps = {
         int(match[1]): path
         for path in trial_dir.iterdir()
@@ -91,14 +104,24 @@ def _checkpoints(trial_dir: pathlib.Path) -> list[pathlib.Path]:
     return [steps[step] for step in sorted(steps, reverse=True)]
 
 
-def _is_intact(path: pathlib.Path) -> bool:
+def _damage(path: pathlib.Path) -> str | None:
+    """Returns what is wrong with the file of a checkpoint, None if nothing is."""
     # A checkpoint is a zip archive with checksums. Checking them tells a damaged
     # file from one that cannot be loaded for a reason worth an error.
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError):
-        return False
+            member = archive.testzip()
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        # For sizes, names and flags that make no sense.
+        RuntimeError,
+        ValueError,
+    ) as error:
+        return str(error) or type(error).__name__
+    return None if member is None else f'wrong checksum of {member}'
 
 
 def _load(

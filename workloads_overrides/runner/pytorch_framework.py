@@ -76,7 +76,16 @@ class PyTorchFramework(Framework):
         }
 
     def check_optimizer_state(self, optimizer_state: Any) -> None:
-        """Warns of parts of an optimiser state that a checkpoint cannot hold."""
+        """Warns of parts of an optimiser state that a checkpoint cannot hold.
+
+        Raises:
+            RunnerError: If it is not a dictionary.
+        """
+        if not isinstance(optimizer_state, dict):
+            raise RunnerError(
+                'init_optimizer_state must return a dictionary in PyTorch, got '
+                f'{type(optimizer_state).__name__}.'
+            )
         for key, value in optimizer_state.items():
             if not hasattr(value, 'state_dict'):
                 logging.warning(

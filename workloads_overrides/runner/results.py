@@ -7,7 +7,10 @@ from typing import Any
 
 from workloads_overrides.runner.atomic_files import read_json, write_json
 from workloads_overrides.runner.config import TrialConfig
+from workloads_overrides.runner.errors import RunnerError
 from workloads_overrides.runner.state import RunnerState, TrainingState
+
+_REMEDY = 'Delete it; --resume_last_run writes it again from the last checkpoint.'
 
 TARGETS = 'targets'
 TIME_BUDGET = 'time_budget'
@@ -124,11 +127,20 @@ def write_result(trial_dir: pathlib.Path, result: TrialResult) -> None:
 
 
 def read_result(trial_dir: pathlib.Path) -> TrialResult | None:
-    """Returns the content of `result.json`; None if there is no such file."""
+    """Returns the content of `result.json`; None if there is no such file.
+
+    Raises:
+        RunnerError: If the file is damaged.
+    """
     path = trial_dir / 'result.json'
     if not path.exists():
         return None
-    content = read_json(path)
-    # JSON has no tuples.
-    content['compilations'] = [tuple(entry) for entry in content['compilations']]
-    return TrialResult(**content)
+    content = read_json(path, _REMEDY)
+    try:
+        # JSON has no tuples.
+        compilations = [tuple(entry) for entry in content['compilations']]
+        return TrialResult(**{**content, 'compilations': compilations})
+    except (KeyError, TypeError) as error:
+        raise RunnerError(
+            f'{path} does not hold the result of a trial ({error!r}). {_REMEDY}'
+        ) from error

@@ -22,7 +22,11 @@ _REQUIRED = (
 
 @dataclasses.dataclass(frozen=True)
 class SubmissionFunctions:
-    """The functions of a submission, as AlgoPerf defines them."""
+    """The functions of a submission, as AlgoPerf defines them, and one more.
+
+    `validate_hyperparameters` is this runner's own: it raises `ValueError` or
+    `TypeError` for a point that cannot be trained, before anything is trained.
+    """
 
     get_batch_size: Callable[[str], int]
     init_optimizer_state: Callable[..., Any]
@@ -30,6 +34,7 @@ class SubmissionFunctions:
     data_selection: Callable[..., Any]
     prepare_for_eval: Callable[..., tuple[Any, Any, Any]] | None = None
     get_eval_batch_size: Callable[[str], int] | None = None
+    validate_hyperparameters: Callable[[Any], None] | None = None
 
     def batch_size(self, workload_name: str) -> int:
         """Returns the training batch size for a workload."""
@@ -62,7 +67,8 @@ def functions_of(module: ModuleType) -> SubmissionFunctions:
         raise RunnerError(
             f'Submission module {module.__name__} lacks the function(s) '
             f'{", ".join(missing)}; it must define {", ".join(_REQUIRED)}, and may '
-            'define prepare_for_eval and get_eval_batch_size.'
+            'define prepare_for_eval, get_eval_batch_size and '
+            'validate_hyperparameters.'
         )
     found: dict[str, Any] = {
         field.name: getattr(module, field.name, None)
@@ -71,15 +77,11 @@ def functions_of(module: ModuleType) -> SubmissionFunctions:
     return SubmissionFunctions(**found)
 
 
-def load_submission(path: str | os.PathLike[str]) -> SubmissionFunctions:
-    """Imports a submission from the path of its Python file.
-
-    The module's name is the path relative to the working directory with dots for
-    slashes, so the file's relative imports work.
+def submission_file(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the absolute path of a submission's Python file.
 
     Raises:
-        RunnerError: If the path is not a Python file inside the working directory,
-            or a required function is missing.
+        RunnerError: If the path is not a Python file inside the working directory.
     """
     here = pathlib.Path.cwd()
     # Not resolved: a link inside the working directory counts by where it lies.
@@ -93,6 +95,21 @@ def load_submission(path: str | os.PathLike[str]) -> SubmissionFunctions:
         )
     if not file.is_file():
         raise RunnerError(f'submission_path {path}: there is no such file in {here}.')
+    return file
+
+
+def load_submission(path: str | os.PathLike[str]) -> SubmissionFunctions:
+    """Imports a submission from the path of its Python file.
+
+    The module's name is the path relative to the working directory with dots for
+    slashes, so the file's relative imports work.
+
+    Raises:
+        RunnerError: If the path is not a Python file inside the working directory,
+            or a required function is missing.
+    """
+    here = pathlib.Path.cwd()
+    file = submission_file(path)
     if str(here) not in sys.path and '' not in sys.path:
         sys.path.insert(0, str(here))
     module_name = '.'.join(file.relative_to(here).with_suffix('').parts)

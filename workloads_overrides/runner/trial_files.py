@@ -9,6 +9,7 @@ from absl import logging
 
 from workloads_overrides.runner import facts
 from workloads_overrides.runner.atomic_files import read_json, write_json
+from workloads_overrides.runner.checkpoints import checkpoint_paths
 from workloads_overrides.runner.config import TrialConfig
 from workloads_overrides.runner.errors import RunnerError
 from workloads_overrides.runner.frameworks import Framework
@@ -26,20 +27,35 @@ _FLAGS_WITHOUT_EFFECT: dict[str, Any] = {
 }
 
 
+_HYPERPARAMETERS_REMEDY = (
+    'Put the hyperparameters of the trial back. If they are those of the search space, '
+    'delete the file, and it is written again.'
+)
+_SEED_REMEDY = (
+    'Replace its content by {"rng_seed": <seed>} with the rng_seed of result.json, or '
+    'start afresh with --overwrite.'
+)
+
+
 def keep_hyperparameters(trial_dir: pathlib.Path, hyperparameters: Any) -> Any:
-    """Writes `hparams.json`, or returns what an earlier process wrote there.
+    """Writes `hparams.json`, or returns what a trial with checkpoints has there.
 
     Args:
         trial_dir: Folder of the trial.
         hyperparameters: A named tuple, or None under the self-tuning ruleset.
+
+    Raises:
+        RunnerError: If the file of a trial with checkpoints is damaged.
     """
     if hyperparameters is None:
         return None
     path = trial_dir / 'hparams.json'
-    if not path.exists():
+    # Without a checkpoint the trial starts anew, so a search space that was corrected
+    # after a failed start counts.
+    if not path.exists() or not checkpoint_paths(trial_dir):
         write_json(path, hyperparameters._asdict())
         return hyperparameters
-    saved = as_hyperparameters(read_json(path))
+    saved = as_hyperparameters(read_json(path, _HYPERPARAMETERS_REMEDY))
     if saved._asdict() != hyperparameters._asdict():
         logging.warning(
             '%s differs from the search space; the trial goes on with the file: %s',
@@ -53,11 +69,15 @@ def keep_seed(trial_dir: pathlib.Path, rng_seed: int | None) -> int:
     """Returns the seed of a trial: an earlier process's, the given or a new one.
 
     Raises:
-        RunnerError: If the given seed is not the one that the trial began with.
+        RunnerError: If the given seed is not the one that the trial began with, or
+            the file that has it is damaged.
     """
     path = trial_dir / 'meta_data_0.json'
     if path.exists():
-        saved: int = read_json(path)['rng_seed']
+        content = read_json(path, _SEED_REMEDY)
+        if 'rng_seed' not in content:
+            raise RunnerError(f'{path} has no rng_seed. {_SEED_REMEDY}')
+        saved: int = content['rng_seed']
         if rng_seed is not None and rng_seed != saved:
             raise RunnerError(
                 f'The trial in {trial_dir} began with rng_seed {saved}, so it cannot '

@@ -3,6 +3,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from absl import logging
 
 from workloads_overrides.imagenet_vit_fashion_mnist import dataset, idx_files, subset
 
@@ -97,8 +98,35 @@ def test_full_set_is_used_where_it_is(tmp_path, write_full_set, sub_folder):
         assert images.labels.tolist() == [number % 10 for number in numbers[name]]
 
 
-def test_folder_without_data_falls_back_to_the_subset(tmp_path):
+def test_folder_without_data_falls_back_to_the_subset(tmp_path, monkeypatch):
+    lines = []
+    for level in ('info', 'warning'):
+        monkeypatch.setattr(
+            logging, level, lambda text, *values: lines.append(text % values)
+        )
     assert len(dataset.load(tmp_path)['train'].labels) == 10_000
+    assert lines == [
+        f'{tmp_path} holds no Fashion-MNIST; using the subset.',
+        f'Data: committed subset of Fashion-MNIST, {dataset.SUBSET_PATH}.',
+    ]
+
+
+def test_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'data_dir .*gone: there is no such'):
+        dataset.load(tmp_path / 'gone')
+
+
+def test_home_directory_is_filled_in(tmp_path, monkeypatch, write_full_set):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    write_full_set(tmp_path / 'images', num_train=10_030, num_test=20)
+    assert len(dataset.load('~/images')['train'].labels) == 30
+
+
+def test_no_folder_is_none_or_empty(tmp_path, monkeypatch, write_full_set):
+    write_full_set(tmp_path, num_train=10_030, num_test=20)
+    monkeypatch.chdir(tmp_path)
+    for none in (None, ''):
+        assert len(dataset.load(none)['train'].labels) == 10_000
 
 
 def test_incomplete_full_set_names_what_is_missing(tmp_path, write_full_set):

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 import zipfile
 
@@ -78,6 +79,25 @@ def test_other_wheel_is_refused(tmp_path):
     path.write_bytes(b'other')
     with pytest.raises(ValueError, match=r'other\.whl.*SHA-256'):
         build_data.check_wheel(path)
+
+
+@pytest.mark.parametrize('content', [None, b'other'])
+def test_a_wrong_archive_is_an_error_without_a_traceback(tmp_path, content):
+    pytest.importorskip('rdkit')
+    path = tmp_path / 'other.whl'
+    if content is not None:
+        path.write_bytes(content)
+    module = 'workloads_overrides.ogbg_chembl.build_data'
+    done = subprocess.run(
+        [sys.executable, '-m', module, f'--archive={path}', f'--output={path}.npz'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith('Error: ')
+    assert str(path) in done.stderr
+    assert done.stderr.count('\n') == 1
 
 
 def test_activities_are_read_from_the_archive(tmp_path):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from absl import logging
 
 from tests.workloads_overrides.ogbg_chembl.scaffold_hash import scaffold_hashes
 from tests.workloads_overrides.ogbg_chembl.small_data import small_arrays
@@ -148,8 +149,22 @@ def test_wrong_array_is_named(tmp_path, name, change):
         dataset_lib.read_arrays(path)
 
 
-def test_data_dir_takes_precedence_and_may_be_empty(tmp_path):
+def test_data_dir_takes_precedence_and_may_be_empty(tmp_path, monkeypatch):
+    lines = []
+    for level in ('info', 'warning'):
+        monkeypatch.setattr(
+            logging, level, lambda text, *values: lines.append(text % values)
+        )
     committed = dataset_lib.load_dataset()
+    lines.clear()
     assert dataset_lib.load_dataset(str(tmp_path)) is committed
+    path = tmp_path / dataset_lib.FILE_NAME
+    assert lines == [f'{path} is missing; using the committed molecules.']
     np.savez(tmp_path / dataset_lib.FILE_NAME, **small_arrays())
     assert dataset_lib.load_dataset(str(tmp_path)).num_train == 32
+    assert lines[1:] == [f'Data: molecules in {path}.']
+
+
+def test_missing_data_dir_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'data_dir .*gone: there is no such'):
+        dataset_lib.load_dataset(str(tmp_path / 'gone'))

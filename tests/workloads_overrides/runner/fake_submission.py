@@ -9,6 +9,11 @@ def get_batch_size(workload_name):
     return {'fake': 8}.get(workload_name, 16)
 
 
+def validate_hyperparameters(hyperparameters):
+    if not 0 < hyperparameters.learning_rate < 100:
+        raise ValueError(f"'learning_rate' is {hyperparameters.learning_rate}")
+
+
 def init_optimizer_state(workload, model_params, model_state, hyperparameters, rng):
     learning_rate = 0.05 if hyperparameters is None else hyperparameters.learning_rate
     optimizer = torch.optim.SGD(

@@ -95,7 +95,9 @@ def test_no_checkpoint_leaves_the_state(tmp_path):
     assert (state.global_step, state.preemption_count) == (0, 0)
 
 
-@pytest.mark.parametrize('damage', ['empty', 'truncated', 'flipped', 'text'])
+@pytest.mark.parametrize(
+    'damage', ['empty', 'truncated', 'flipped', 'directory', 'text']
+)
 def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage):
     save(tmp_path, 1)
     save(tmp_path, 2)
@@ -105,11 +107,15 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage)
         # A byte of the weight itself: only the checksum can tell.
         place = content.index(torch.tensor(1.9).numpy().tobytes())
         content[place] ^= 1
+    if damage == 'directory':
+        # The compression method in the archive's table of contents.
+        content[content.index(b'PK\1\2') + 10] = 99
     newest.write_bytes(
         {
             'empty': b'',
             'truncated': bytes(content[: len(content) // 2]),
             'flipped': bytes(content),
+            'directory': bytes(content),
             'text': b'not a checkpoint',
         }[damage]
     )
@@ -119,6 +125,17 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage)
     assert state.global_step == 1
     assert len(lines) == 1
     assert 'checkpoint_2 is damaged' in lines[0]
+
+
+def test_all_damaged_is_an_error_that_names_the_files(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+        (tmp_path / f'checkpoint_{step}').write_bytes(b'damaged')
+    state = new_state()
+    message = r'checkpoint_2 \(.*\), checkpoint_1 \(.*--overwrite .*afresh'
+    with pytest.raises(RunnerError, match=message):
+        restore_checkpoint(PYTORCH, tmp_path, state)
+    assert (state.global_step, state.preemption_count) == (0, 0)
 
 
 def test_a_process_that_ends_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
@@ -156,6 +173,11 @@ def test_state_that_cannot_be_saved_is_named(monkeypatch):
     PYTORCH.check_optimizer_state({'good': torch.nn.Linear(1, 1), 'bad': 3})
     assert len(lines) == 1
     assert "optimizer_state['bad'] (int)" in lines[0]
+
+
+def test_an_optimizer_state_of_another_form_is_refused():
+    with pytest.raises(RunnerError, match='must return a dictionary in PyTorch, got t'):
+        PYTORCH.check_optimizer_state(({}, None))
 
 
 def test_json_has_null_for_what_json_cannot_say(tmp_path):

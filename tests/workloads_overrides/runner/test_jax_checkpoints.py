@@ -131,7 +131,9 @@ def test_keys_are_those_of_algoperf_and_one_more(tmp_path):
     ]
 
 
-@pytest.mark.parametrize('damage', ['empty', 'truncated', 'flipped', 'text'])
+@pytest.mark.parametrize(
+    'damage', ['empty', 'truncated', 'flipped', 'directory', 'text']
+)
 def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage):
     save(tmp_path, 1)
     save(tmp_path, 2)
@@ -140,11 +142,15 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage)
     if damage == 'flipped':
         # A byte of the kernel itself: only the checksum can tell.
         content[content.index(np.float32(2.1).tobytes())] ^= 1
+    if damage == 'directory':
+        # The compression method in the archive's table of contents.
+        content[content.index(b'PK\1\2') + 10] = 99
     newest.write_bytes(
         {
             'empty': b'',
             'truncated': bytes(content[: len(content) // 2]),
             'flipped': bytes(content),
+            'directory': bytes(content),
             'text': b'not a checkpoint',
         }[damage]
     )
@@ -157,6 +163,17 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage)
     assert state.global_step == 1
     assert len(lines) == 1
     assert 'checkpoint_2 is damaged' in lines[0]
+
+
+def test_all_damaged_is_an_error_that_names_the_files(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+        (tmp_path / f'checkpoint_{step}').write_bytes(b'damaged')
+    state = new_state()
+    message = r'checkpoint_2 \(.*\), checkpoint_1 \(.*--overwrite .*afresh'
+    with pytest.raises(RunnerError, match=message):
+        restore_checkpoint(JAX, tmp_path, state)
+    assert (state.global_step, state.preemption_count) == (0, 0)
 
 
 def test_another_optimizer_state_is_an_error(tmp_path):

@@ -11,11 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.workloads_overrides.runner import (
-    fake_jax_submission,
-    fake_submission,
-    jax_fakes,
-)
+from tests.workloads_overrides.runner import fake_jax_submission, jax_fakes
 from tests.workloads_overrides.runner.test_resume import (
     KilledError,
     assert_same,
@@ -178,13 +174,14 @@ def test_resuming_compiles_the_step_once(tmp_path):
         ({'torch_compile': True}, r'--torch_compile is for --framework=pytorch'),
         (
             {'submission_path': 'tests/workloads_overrides/runner/fake_submission.py'},
-            r'init_optimizer_state must return a pair',
+            r'imports torch and not jax',
         ),
+        ({}, r'init_optimizer_state must return a pair'),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, changes, message):
     monkeypatch.setattr(
-        fake_submission, 'init_optimizer_state', lambda *arguments: {'step': 0}
+        fake_jax_submission, 'init_optimizer_state', lambda *arguments: {'step': 0}
     )
     with pytest.raises(RunnerError, match=message):
         run_study(jax_fakes.study_config(tmp_path, **changes))

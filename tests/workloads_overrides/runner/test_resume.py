@@ -192,6 +192,16 @@ def test_damaged_newest_checkpoint_costs_only_time(uninterrupted, tmp_path):
     assert_same_runs(tmp_path, uninterrupted)
 
 
+def test_measurements_stay_when_all_checkpoints_are_damaged(tmp_path):
+    run_study(fakes.study_config(tmp_path, max_global_steps=6))
+    for path in trial(tmp_path).glob('checkpoint_*'):
+        path.write_bytes(path.read_bytes()[:-100])
+    before = {path: path.read_bytes() for path in trial(tmp_path).iterdir()}
+    with pytest.raises(RunnerError, match=r'checkpoint_6 .*checkpoint_3 .*--overwrite'):
+        run_study(fakes.study_config(tmp_path, resume_last_run=True))
+    assert before == {path: path.read_bytes() for path in trial(tmp_path).iterdir()}
+
+
 def test_submission_time_goes_on(tmp_path, paper_clock, monkeypatch):
     selection = fakes.Queue.__next__
 

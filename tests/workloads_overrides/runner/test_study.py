@@ -98,6 +98,58 @@ def test_nothing_is_deleted_when_the_command_is_wrong(tmp_path):
     assert (tmp_path / 'experiment/fake_pytorch/trial_1/result.json').exists()
 
 
+@pytest.mark.parametrize(
+    ('rate', 'message'),
+    [(-0.3, "'learning_rate' is -0.3"), ('fast', "not supported .* 'str'")],
+)
+def test_all_points_are_checked_before_any_folder_is_touched(
+    tmp_path, space, rate, message
+):
+    run_study(external(tmp_path, space, num_tuning_trials=1))
+    points = [{'learning_rate': value} for value in (0.1, 0.2, rate)]
+    bad = tmp_path / 'bad.json'
+    bad.write_text(json.dumps(points))
+    message = rf'bad\.json, point 2: .*{message}'
+    with pytest.raises(RunnerError, match=message):
+        run_study(external(tmp_path, str(bad), overwrite=True))
+    assert (tmp_path / 'experiment/fake_pytorch/trial_1/result.json').exists()
+    with pytest.raises(RunnerError, match=message):
+        run_study(external(tmp_path, str(bad), experiment_name='other'))
+    assert not (tmp_path / 'other').exists()
+    # What is not to be trained is not looked at.
+    run_study(external(tmp_path, str(bad), num_tuning_trials=2, overwrite=True))
+
+
+def test_a_workload_without_batch_size_deletes_nothing(tmp_path, monkeypatch):
+    run_study(fakes.study_config(tmp_path, max_global_steps=1))
+
+    def refuse(workload_name):
+        raise ValueError(f'no {workload_name}')
+
+    monkeypatch.setattr(fake_submission, 'get_batch_size', refuse)
+    with pytest.raises(RunnerError, match=r'fake_submission\.py: get_batch.*no fake'):
+        run_study(fakes.study_config(tmp_path, overwrite=True))
+    assert (tmp_path / 'experiment/fake_pytorch/trial_1/result.json').exists()
+
+
+def test_a_corrected_search_space_counts_after_a_failed_start(
+    tmp_path, space, monkeypatch
+):
+    def fail(*arguments):
+        raise ValueError('not this rate')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_submission, 'init_optimizer_state', fail)
+        with pytest.raises(ValueError, match='not this rate'):
+            run_study(external(tmp_path, space, num_tuning_trials=1))
+    path = tmp_path / 'experiment/fake_pytorch/trial_1/hparams.json'
+    assert json.loads(path.read_text()) == {'learning_rate': 0.1}
+    with open(space, 'w') as file:
+        json.dump([{'learning_rate': 0.4}], file)
+    run_study(external(tmp_path, space, num_tuning_trials=1, resume_last_run=True))
+    assert json.loads(path.read_text()) == {'learning_rate': 0.4}
+
+
 def test_saved_hyperparameters_win_on_resume(tmp_path, space):
     run_study(external(tmp_path, space, num_tuning_trials=1))
     with open(space, 'w') as file:
@@ -147,6 +199,18 @@ def test_mistakes_in_the_configuration(tmp_path, changes, message):
         ({'submission_path': '../other.py'}, 'must lie inside the working directory'),
         ({'submission_path': '/other.py'}, 'must lie inside the working directory'),
         ({'submission_path': 'absent.py'}, 'absent.py: there is no such file'),
+        (
+            {'submission_path': 'submission/jax_submission.py'},
+            r'jax_submission\.py: imports jax and not torch, .*--framework=jax, but',
+        ),
+        (
+            {'workload': 'imagenet_vit_fashion_mnist', 'data_dir': '/nowhere'},
+            'Data of imagenet_vit_fashion_mnist: data_dir /nowhere: there is no such',
+        ),
+        (
+            {'workload': 'ogbg_chembl', 'data_dir': '/nowhere'},
+            'Data of ogbg_chembl: data_dir /nowhere: there is no such folder',
+        ),
     ],
 )
 def test_mistakes_in_what_is_to_run(tmp_path, changes, message):
@@ -165,11 +229,12 @@ def test_missing_functions_are_named():
         functions_of(module)
 
 
-def test_preparation_for_evaluations_is_optional():
+@pytest.mark.parametrize('name', ['prepare_for_eval', 'validate_hyperparameters'])
+def test_some_functions_are_optional(name):
     module = types.ModuleType('without')
     vars(module).update(vars(fake_submission))
-    del module.prepare_for_eval
-    assert functions_of(module).prepare_for_eval is None
+    delattr(module, name)
+    assert getattr(functions_of(module), name) is None
 
 
 def batch_size_for(names):
