@@ -19,11 +19,11 @@ from .harness import training_mode
 from .jax import labels, sharding
 from .jax.capture import find_applications
 from .jax.first_order import FirstOrderOptimizer, FirstOrderState
-from .jax.naming import flatten
+from .jax.naming import flatten, unflatten
 from .jax.preconditioner import KFACPreconditioner, KFACState
 from .likelihood import Likelihood, likelihood_to_sample
 from .schedule import scheduled_learning_rate
-from .settings import Settings, get_batch_size
+from .settings import Settings, get_batch_size, validate_hyperparameters
 from .step_log import LOG_INTERVAL, log_step
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     'init_optimizer_state',
     'prepare_for_eval',
     'update_params',
+    'validate_hyperparameters',
 ]
 
 # Sampling labels must not shift the dropout of others, which follows the step's key.
@@ -87,13 +88,16 @@ def init_optimizer_state(
             shapes, applications, settings, on_all_devices=jax.device_count() > 1
         )
     optimizer = FirstOrderOptimizer(settings, preconditioner)
-    state = OptimizerState(
-        None if preconditioner is None else preconditioner.init(model_params),
-        optimizer.init(model_params),
-    )
-    return sharding.replicate(state), _compiled(
-        workload, settings, preconditioner, optimizer
-    )
+
+    def initial_state(params: Any) -> OptimizerState:
+        return OptimizerState(
+            None if preconditioner is None else preconditioner.init(params),
+            optimizer.init(params),
+        )
+
+    # As one program: by themselves its many small arrays take seconds to compile.
+    state = jax.jit(initial_state, out_shardings=sharding.replicated())(model_params)
+    return state, _compiled(workload, settings, preconditioner, optimizer)
 
 
 def _compiled(
@@ -159,9 +163,9 @@ def _step(
     forward, mean_loss = model_and_loss(workload, settings, model_state, batch, rng)
     kfac_state = state.kfac
     if capture is None:
-        outputs, backward, model_state = jax.vjp(forward, params, has_aux=True)
+        outputs, backward, stepped = jax.vjp(forward, params, has_aux=True)
     else:
-        outputs, backward, model_state = capture.vjp(forward, params)
+        outputs, backward, stepped = capture.vjp(forward, params)
     loss, loss_backward, loss_terms = jax.vjp(mean_loss, outputs, has_aux=True)
     (output_gradient,) = loss_backward(jnp.ones_like(loss))
     gradients, *captured = backward(output_gradient)
@@ -188,8 +192,20 @@ def _step(
     params, first_order, norm = optimizer.step(
         params, gradients, state.first_order, kfac_state, learning_rate
     )
+    # A moving average of batch statistics that took in NaN would stay so for good.
+    model_state = _kept_unless(jnp.isfinite(norm), stepped, model_state)
     state = OptimizerState(kfac_state, first_order)
     return state, params, model_state, {'loss': loss, 'grad_norm': norm}
+
+
+def _kept_unless(counts: jax.Array, stepped: Any, before: Any) -> Any:
+    """Returns the model's state after a step, or before it where that was skipped."""
+    old = flatten(before)
+    kept = {
+        name: jnp.where(counts, value, old[name]) if name in old else value
+        for name, value in flatten(stepped).items()
+    }
+    return unflatten(kept, stepped)
 
 
 def model_and_loss(
@@ -281,7 +297,7 @@ def update_params(
         updated = steps.plain(state, *arguments)
     state, params, model_state, scalars = updated
     if global_step % LOG_INTERVAL == 0:
-        _log(workload, global_step, scalars, state)
+        _log(workload, global_step, scalars, state, preconditioner)
     return (state, steps), params, model_state
 
 
@@ -290,12 +306,16 @@ def _log(
     global_step: int,
     scalars: Mapping[str, jax.Array],
     state: OptimizerState,
+    preconditioner: KFACPreconditioner | None,
 ) -> None:
     """Logs a step; waits for the device, and so is called seldom."""
-    counters = {'skipped_steps': state.first_order.skipped_steps}
+    counters, weights = {'skipped_steps': state.first_order.skipped_steps}, None
     if state.kfac is not None:
         counters.update(state.kfac.counters)
-    values, counts = jax.device_get((dict(scalars), counters))
+        weights = state.kfac.factors.averaged_weight
+    values, counts, weights = jax.device_get((dict(scalars), counters, weights))
+    if preconditioner is not None:
+        preconditioner.log_vanished(int(counts['factor_updates']), weights)
     failures = [n for n in ('skipped_statistics', 'failed_inverses') if counts.get(n)]
     log_step(
         workload,

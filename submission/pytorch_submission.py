@@ -20,7 +20,7 @@ from .pytorch.preconditioner import KFACPreconditioner
 from .pytorch.running_statistics import RunningStatistics
 from .pytorch.wrappers import for_statistics, unwrap
 from .schedule import scheduled_learning_rate
-from .settings import Settings, get_batch_size
+from .settings import Settings, get_batch_size, validate_hyperparameters
 from .step_log import LOG_INTERVAL, log_step
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     'init_optimizer_state',
     'prepare_for_eval',
     'update_params',
+    'validate_hyperparameters',
 ]
 
 

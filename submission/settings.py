@@ -225,7 +225,7 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
         )
     if hint is int:
         # JSON written by other programs may hold 10.0 for 10.
-        if value != int(value) if math.isfinite(value) else True:
+        if not math.isfinite(value) or value != int(value):
             raise TypeError(f'Hyperparameter {key!r} is {value!r}; it has to be whole.')
         value = int(value)
     else:
@@ -235,6 +235,21 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
             f'Hyperparameter {key!r} is {value!r}; allowed: {_ALLOWED[key]}.'
         )
     return value
+
+
+def validate_hyperparameters(hyperparameters: Any) -> None:
+    """Raises an error if no trial can be trained with these hyperparameters.
+
+    The built-in runner asks this of all trials before the first one starts.
+
+    Args:
+      hyperparameters: As for `Settings.from_hyperparameters`.
+
+    Raises:
+      ValueError: For an unknown or missing key, or a value out of range.
+      TypeError: For a value of the wrong type.
+    """
+    Settings.from_hyperparameters(hyperparameters)
 
 
 # The rules let a submission choose its batch size, and nothing else, by workload.

@@ -9,7 +9,7 @@ forward pass; the sums are plain arrays that add up. `factor_sums` then turns th
 into the sums from which the Kronecker factors follow.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,10 @@ from .layers import KFACLayer
 from .weight_sharing import SharedTensor
 
 Accumulators = dict[str, jax.Array]
+
+# Gradients of which less than this share is left after summing over positions have
+# cancelled, whatever the precision: what bfloat16 rounds off is smaller.
+_MOST_ROUNDING = 0.05
 
 
 class FactorSums(NamedTuple):
@@ -77,9 +81,21 @@ class ExpandSums:
         }
 
     def application(
-        self, layer: KFACLayer, inputs: SharedTensor, gradients: SharedTensor
+        self,
+        layer: KFACLayer,
+        inputs: SharedTensor,
+        gradients: SharedTensor,
+        gradients_dtype: Any,
     ) -> Accumulators:
-        """Returns what one application of the layer adds to the accumulators."""
+        """Returns what one application of the layer adds to the accumulators.
+
+        Args:
+          layer: The layer.
+          inputs: Its inputs.
+          gradients: Gradients of its output.
+          gradients_dtype: The precision that these were computed in.
+        """
+        del gradients_dtype
         rows, count = inputs.rows(), inputs.row_count()
         gram = _gram(rows)
         if layer.has_bias:
@@ -107,8 +123,10 @@ class ReduceSums:
     number of positions calls for; where that number is constant, both are equal.
 
     Some gradients cancel over positions: those of attention keys do always, since a
-    softmax does not change if all its inputs are shifted. What is left is rounding
-    error, and the factor is set to exactly zero.
+    softmax does not change if all its inputs are shifted, and so do those of a
+    convolution before a normalisation of its own output over all positions. What is
+    left is rounding error of the precision that the gradients came in, and the factor
+    is set to exactly zero.
     """
 
     sums_positions = True
@@ -125,28 +143,39 @@ class ReduceSums:
             'inputs': jnp.zeros((n_examples, layer.groups, d_in), dtype),
             'positions': jnp.zeros(n_examples, dtype),
             'gradients': jnp.zeros((n_examples, layer.groups, layer.output_dim), dtype),
-            'gradient_squares': jnp.zeros((), dtype),
+            'gradient_rounding': jnp.zeros((), dtype),
         }
 
     def application(
-        self, layer: KFACLayer, inputs: SharedTensor, gradients: SharedTensor
+        self,
+        layer: KFACLayer,
+        inputs: SharedTensor,
+        gradients: SharedTensor,
+        gradients_dtype: Any,
     ) -> Accumulators:
-        """Returns what one application of the layer adds to the accumulators."""
+        """Returns what one application of the layer adds to the accumulators.
+
+        Args:
+          layer: The layer.
+          inputs: Its inputs.
+          gradients: Gradients of its output.
+          gradients_dtype: The precision that these were computed in.
+        """
         del layer
+        eps = float(jnp.finfo(gradients_dtype).eps)
+        rounding = min(100 * eps, _MOST_ROUNDING)
         return {
             'inputs': inputs.sum_over_positions(),
             'positions': inputs.positions(),
             'gradients': gradients.sum_over_positions(),
-            'gradient_squares': (gradients.rows() ** 2).sum(),
+            # The square of what is rounding error.
+            'gradient_rounding': rounding**2 * (gradients.rows() ** 2).sum(),
         }
 
     def factor_sums(self, layer: KFACLayer, accumulated: Accumulators) -> FactorSums:
         """Returns the sums that the Kronecker factors follow from."""
         inputs, gradients = accumulated['inputs'], accumulated['gradients']
-        rounding = 100 * jnp.finfo(gradients.dtype).eps
-        cancelled = (gradients**2).sum() < (
-            rounding**2 * accumulated['gradient_squares']
-        )
+        cancelled = (gradients**2).sum() < accumulated['gradient_rounding']
         gradients = jnp.where(cancelled, 0, gradients)
         positions = accumulated['positions'][:, None, None]
         if layer.has_bias:

@@ -76,7 +76,8 @@ class KroneckerFactors(NamedTuple):
         """
         if not statistics:
             return self, jnp.zeros((), jnp.int32)
-        names = sorted(statistics)
+        layers = sorted({name.rpartition('/')[0] for name in statistics})
+        names = [f'{layer}/{side}' for layer in layers for side in 'ab']
         # An entry of a Gram matrix is at most the root of the product of two on its
         # diagonal, so the trace is finite only if all entries are.
         sizes = jnp.stack([mean_eigenvalue(statistics[name]) for name in names])

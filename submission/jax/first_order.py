@@ -82,7 +82,8 @@ class FirstOrderOptimizer:
     ) -> tuple[Any, FirstOrderState, jax.Array]:
         """Updates the parameters.
 
-        A step whose gradient is not finite changes nothing and is counted.
+        A step whose gradient is not finite changes neither parameters nor moments, and
+        is counted.
 
         Args:
           params: The parameters.

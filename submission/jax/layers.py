@@ -2,7 +2,7 @@
 
 A layer class says how the inputs, output gradients and parameter gradients of its
 kind become rows and matrices; all else is the same for every kind. To support
-another kind of layer, add a class and name it in `_layer_class`.
+another kind of layer, add a class and name it in `layer_class`.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ from jax import lax
 
 from ..assignments import Assignment
 
+UNDER_VMAP = 'runs under a vmap that hides the batch'
+
 
 class UnsupportedLayerError(ValueError):
     """Says why K-FAC leaves a module to the first-order rule."""
@@ -27,19 +29,26 @@ class KFACLayer:
 
     Attributes:
       name: Path of the module in the model, parts joined by '/'.
+      kernel_shape: Shape of the kernel.
       has_bias: Whether there is a bias.
       parameter_names: Names of kernel and bias in the model.
       groups: Number of independent blocks of the layer's weight.
       input_dim: Columns of a block's weight matrix, the bias counted.
       output_dim: Rows of a block's weight matrix.
+      seen_only_as_written: Whether its calls are seen only where compiled parts of
+        the model run as they were written.
     """
 
     groups: int
     input_dim: int
     output_dim: int
+    seen_only_as_written = False
 
-    def __init__(self, name: str, module: nn.Module) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, kernel_shape: tuple[int, ...]
+    ) -> None:
         self.name = name
+        self.kernel_shape = kernel_shape
         self.has_bias = bool(module.use_bias)
         names = ['kernel', 'bias'] if self.has_bias else ['kernel']
         self.parameter_names = [f'{name}/{n}' if name else n for n in names]
@@ -92,9 +101,8 @@ class LinearLayer(KFACLayer):
     def __init__(
         self, name: str, module: nn.Module, kernel_shape: tuple[int, ...]
     ) -> None:
-        super().__init__(name, module)
+        super().__init__(name, module, kernel_shape)
         self._module = module
-        self._kernel_shape = kernel_shape
         # One leading axis stands for any number of them.
         inputs, kernel, outputs = self._labels(self._least_ndim())
         sizes = dict(zip(kernel, kernel_shape, strict=True))
@@ -203,7 +211,7 @@ class LinearLayer(KFACLayer):
     def from_matrix(self, matrix: jax.Array) -> list[jax.Array]:
         """See base class."""
         weight = matrix[..., :-1] if self.has_bias else matrix
-        parts = [_ordered_back(weight, self._kernel_shape, self._kernel_order)]
+        parts = [_ordered_back(weight, self.kernel_shape, self._kernel_order)]
         if self.has_bias:
             bias = matrix[..., -1]
             parts.append(_ordered_back(bias, self._bias_shape, self._bias_order))
@@ -219,10 +227,9 @@ class ConvLayer(KFACLayer):
     def __init__(
         self, name: str, module: nn.Module, kernel_shape: tuple[int, ...]
     ) -> None:
-        super().__init__(name, module)
+        super().__init__(name, module, kernel_shape)
         assert isinstance(module, nn.Conv)
         self._kernel = kernel_shape[:-2]
-        self._kernel_shape = kernel_shape
         n_axes = len(self._kernel)
         if n_axes > 2:
             raise UnsupportedLayerError(f'it convolves over {n_axes} axes')
@@ -322,7 +329,7 @@ class ConvLayer(KFACLayer):
         n_axes = len(self._kernel)
         weight = matrix[..., :-1] if self.has_bias else matrix
         order = (n_axes + 1, n_axes, *range(n_axes))
-        parts = [_ordered_back(weight, self._kernel_shape, order)]
+        parts = [_ordered_back(weight, self.kernel_shape, order)]
         if self.has_bias:
             parts.append(matrix[..., -1].reshape(-1))
         return parts
@@ -364,7 +371,7 @@ def _expand_ellipsis(subscripts: str, leading: Sequence[str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Application:
-    """A module as it was met in a forward pass that K-FAC watched.
+    """A module as it was met first in a forward pass that K-FAC watched.
 
     Attributes:
       kind: The module's class.
@@ -373,6 +380,9 @@ class Application:
       is_mapped: Whether a `vmap` around it hides the batch.
       kernel_normaliser: Class of the module that calls it with another kernel than
         its parameter; None if there is none.
+      seen_only_as_written: Whether its calls are seen only where compiled parts of
+        the model run as they were written: JAX takes what it has traced for another
+        module of the same kind, as with one class of `nn.jit` used several times.
     """
 
     kind: type[nn.Module]
@@ -380,6 +390,7 @@ class Application:
     kernel_shape: tuple[int, ...] | None
     is_mapped: bool
     kernel_normaliser: str | None = None
+    seen_only_as_written: bool = False
 
 
 def assign_parameters(
@@ -409,8 +420,12 @@ def assign_parameters(
                     parameter_shapes,
                     max_factor_dimension,
                 )
-            kind = applications[module_name].kind.__name__
-            assignment = Assignment(name, shape, True, f'{kind} {module_name}')
+            layer = f'{applications[module_name].kind.__name__} {module_name}'
+            if name in layers[module_name].parameter_names:
+                assignment = Assignment(name, shape, True, layer)
+            else:
+                reason = f'it is not a parameter of {layer}, which shares its scope'
+                assignment = Assignment(name, shape, False, reason)
         except UnsupportedLayerError as error:
             assignment = Assignment(name, shape, False, str(error))
         assignments.append(assignment)
@@ -430,16 +445,20 @@ def _layer_of(
     """
     application = applications.get(name)
     if application is None:
-        raise UnsupportedLayerError('no module of this path is called by the model')
+        raise UnsupportedLayerError(
+            "no module of this path in variables['params'] is called by the model"
+        )
     kind, module = application.kind, application.module
-    layer_class = _layer_class(kind)
-    if layer_class is None or module is None or application.kernel_shape is None:
+    kind_of_layer, kernel_shape = layer_class(kind), application.kernel_shape
+    if kind_of_layer is None or module is None or kernel_shape is None:
         raise UnsupportedLayerError(f'{kind.__name__} has no Kronecker factors')
     prefix = f'{name}/' if name else ''
-    if parameter_shapes.get(f'{prefix}kernel') != application.kernel_shape:
+    _check_given(f'{prefix}kernel', parameter_shapes)
+    if parameter_shapes[f'{prefix}kernel'] != kernel_shape:
         raise UnsupportedLayerError(
             f'the parameters of {name} are stacked (nn.scan or nn.vmap) or computed '
-            'from others'
+            f'from others: its kernel is {parameter_shapes[f"{prefix}kernel"]} there '
+            f'and {kernel_shape} where it is called'
         )
     if application.kernel_normaliser is not None:
         # Its factors are those of the kernel that it is called with.
@@ -452,8 +471,11 @@ def _layer_of(
     parts = name.split('/')
     enclosing = ['/'.join(parts[:depth]) for depth in range(len(parts) + 1)]
     if any(applications[p].is_mapped for p in enclosing if p in applications):
-        raise UnsupportedLayerError(f'{name} runs under a vmap that hides the batch')
-    layer = layer_class(name, module, application.kernel_shape)
+        raise UnsupportedLayerError(f'{name} {UNDER_VMAP}')
+    layer = kind_of_layer(name, module, kernel_shape)
+    layer.seen_only_as_written = application.seen_only_as_written
+    for parameter_name in layer.parameter_names:
+        _check_given(parameter_name, parameter_shapes)
     largest = max(layer.input_dim, layer.output_dim)
     if largest > max_factor_dimension:
         raise UnsupportedLayerError(
@@ -463,7 +485,15 @@ def _layer_of(
     return layer
 
 
-def _layer_class(kind: type[nn.Module]) -> type[LinearLayer] | type[ConvLayer] | None:
+def _check_given(name: str, parameter_shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Makes sure that a parameter of a layer is one of those that are trained."""
+    if name not in parameter_shapes:
+        raise UnsupportedLayerError(
+            f'{name}, of the same layer, is not among the parameters'
+        )
+
+
+def layer_class(kind: type[nn.Module]) -> type[LinearLayer] | type[ConvLayer] | None:
     """Returns the class for a kind of module, unless its forward pass is its own."""
     call = kind.__call__
     if call in (nn.Dense.__call__, nn.DenseGeneral.__call__, nn.Einsum.__call__):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 
@@ -15,7 +16,10 @@ from .capture import Capture
 from .factors import KroneckerFactors
 from .layers import Application, KFACLayer, assign_parameters
 from .naming import flatten, unflatten
-from .weight_sharing import BatchStructure
+from .weight_sharing import BatchStructure, sums_dtype
+
+# Updates after which a factor that has always vanished is not one that begins late.
+_TELLING_UPDATES = 10
 
 COUNTERS = (
     'factor_updates',
@@ -61,18 +65,35 @@ class KFACPreconditioner:
           settings: The trial's settings; `approximation` is not `none`.
           on_all_devices: Whether the state is replicated over all devices, each of
             which then inverts a share of the factors.
+
+        Raises:
+          ValueError: If the names are those of all of a model's variables.
         """
+        if 'params' not in applications and any(
+            name.startswith('params/') for name in parameter_shapes
+        ):
+            raise ValueError(
+                "K-FAC got parameters named 'params/...', and no module of that name "
+                'is called by the model. Of what `model.init` returns, give '
+                "variables['params'], here and to the optimizer."
+            )
         self._settings = settings
         self._on_all_devices = on_all_devices
         self.layers, self.assignments = assign_parameters(
             parameter_shapes, applications, settings.max_factor_dimension
         )
         self._unreached: set[str] = set()
+        self._is_vanishing_logged = False
         log_assignments(self.assignments)
+        if not self.layers:
+            logging.warning(
+                'K-FAC found no layer that it can train: all gradients are used as '
+                'they are. The table above says why.'
+            )
 
     def init(self, params: Any) -> KFACState:
         """Returns the state before the first statistics."""
-        dtype = jnp.result_type(*jax.tree.leaves(params))
+        dtype = sums_dtype(jnp.result_type(*jax.tree.leaves(params)))
         shapes = {}
         for layer in self.layers:
             for side, d in (('a', layer.input_dim), ('b', layer.output_dim)):
@@ -104,7 +125,8 @@ class KFACPreconditioner:
         A layer keeps its averages if it was not reached, or if a statistic is not
         finite (counted). A factor keeps its average if its statistic vanishes to
         floating-point precision: the gradient below a zero-initialised layer says
-        nothing about curvature.
+        nothing about curvature, nor does one that always cancels over positions
+        (`log_vanished` says so after some updates).
 
         Args:
           state: The state so far.
@@ -142,9 +164,11 @@ class KFACPreconditioner:
           renew_inverses: Whether `update_inverses` follows `update_factors`.
         """
         state = self.update_factors(state, sums, loss_terms, gradient_scale)
-        return jax.lax.cond(
-            renew_inverses, self.update_inverses, lambda same: same, state
-        )
+        return self._with_inverses(state, renew_inverses)
+
+    def _with_inverses(self, state: KFACState, renew: jax.Array | bool) -> KFACState:
+        """Returns the state, with new inverses if asked."""
+        return jax.lax.cond(renew, self.update_inverses, lambda same: same, state)
 
     def log_unreached(self, capture: Capture, reached: Mapping[str, Any]) -> None:
         """Says once for each layer that it has no statistics, and why."""
@@ -153,13 +177,39 @@ class KFACPreconditioner:
                 continue
             self._unreached.add(layer.name)
             reason = capture.errors.get(
-                layer.name, 'the forward pass does not reach it'
+                layer.name,
+                'no call of it was seen (the forward pass does not reach it, or not by '
+                '__call__, or by another path or as another kind of module than when '
+                'the model was initialised)',
             )
             logging.warning(
                 'K-FAC: no statistics for layer %s: %s. Its gradient is used as it is.',
                 layer.name,
                 reason,
             )
+
+    def log_vanished(self, updates: int, averaged_weight: np.ndarray) -> None:
+        """Says once, after some updates, which factors have always vanished.
+
+        Args:
+          updates: How often factors were updated.
+          averaged_weight: `averaged_weight` of the factors, on the host.
+        """
+        if updates < _TELLING_UPDATES or self._is_vanishing_logged:
+            return
+        self._is_vanishing_logged = True
+        names = [f'{layer.name}/{side}' for layer in self.layers for side in 'ab']
+        # The vector is in the order of the names.
+        for name, weight in zip(sorted(names), averaged_weight, strict=True):
+            layer_name, _, side = name.rpartition('/')
+            if weight == 0 and layer_name not in self._unreached:
+                logging.warning(
+                    'K-FAC: factor %s of layer %s has vanished in all updates so '
+                    'far: what it is computed from cancels. That side is not '
+                    'preconditioned until it does not.',
+                    side.upper(),
+                    layer_name,
+                )
 
     def update_inverses(self, state: KFACState) -> KFACState:
         """Inverts the factors of all layers.
@@ -186,19 +236,35 @@ class KFACPreconditioner:
 
         Args:
           state: The state; a side of a layer without an inverse is left out.
-          gradients: Parameter name to gradient, all parameters.
+          gradients: Parameter name to gradient; layers may be left out as a whole.
 
         Returns:
           m_a m_b B**-1 G A**-1, m the factors' mean eigenvalues, for the layers, and
           the other gradients as they are.
+
+        Raises:
+          ValueError: If only some of a layer's gradients are there.
         """
         inverse, preconditioned = state.factors.inverse, dict(gradients)
         for layer in self.layers:
-            matrix = layer.to_matrix([gradients[n] for n in layer.parameter_names])
-            matrix = _product(inverse[f'{layer.name}/b'], matrix)
+            names = layer.parameter_names
+            missing = [name for name in names if name not in gradients]
+            if missing == names:
+                continue
+            if missing:
+                raise ValueError(
+                    f'K-FAC got no gradient for {missing[0]}, but for the rest of '
+                    f'layer {layer.name}. Freeze all of a layer, or give '
+                    'KFACPreconditioner the shapes of those parameters alone that '
+                    'are trained: it then leaves the layer to the first-order rule.'
+                )
+            matrix = layer.to_matrix([gradients[name] for name in names])
+            dtype, precise = matrix.dtype, inverse[f'{layer.name}/b'].dtype
+            # Inverses are at least in single precision, whatever the parameters are in.
+            matrix = _product(inverse[f'{layer.name}/b'], matrix.astype(precise))
             matrix = _product(matrix, inverse[f'{layer.name}/a'])
-            parts = layer.from_matrix(matrix)
-            preconditioned.update(zip(layer.parameter_names, parts, strict=True))
+            parts = layer.from_matrix(matrix.astype(dtype))
+            preconditioned.update(zip(names, parts, strict=True))
         return preconditioned
 
     def curvature_scale(self, state: KFACState, layer: KFACLayer) -> jax.Array:
@@ -216,7 +282,7 @@ class KFACPreconditioner:
 
         Its `update` takes, besides gradients, the keyword arguments `sums` (layer
         name to factor sums, None between statistics steps), `loss_terms`,
-        `gradient_scale` and `renew_inverses`.
+        `gradient_scale` and `renew_inverses`, which also works without `sums`.
         """
 
         def update(
@@ -235,6 +301,8 @@ class KFACPreconditioner:
                 state = self.update(
                     state, sums, loss_terms, gradient_scale, renew_inverses
                 )
+            elif renew_inverses is not False:
+                state = self._with_inverses(state, renew_inverses)
             preconditioned = self.precondition(state, flatten(updates))
             return unflatten(preconditioned, updates), state
 

@@ -84,6 +84,14 @@ class SharedTensor:
         return counts * self.multiplicity
 
 
+def sums_dtype(dtype: Any) -> Any:
+    """Returns the precision to sum in, which is at least single.
+
+    In bfloat16 256 + 1 is 256, and in float16 no sum passes 65504.
+    """
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class AmbiguousRowsError(ValueError):
     """A layer's rows cannot be told apart: nodes or edges, for instance."""
 
@@ -105,7 +113,13 @@ class RealRows(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=['example_range', 'real_examples', 'sequences', 'graph_rows'],
+    data_fields=[
+        'example_range',
+        'real_examples',
+        'sequences',
+        'graph_rows',
+        'real_share',
+    ],
     meta_fields=['stride'],
 )
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +135,8 @@ class BatchStructure:
       graph_rows: For batches of graphs, number of rows to the real ones among
         them; None marks a number that fits nodes as well as edges.
       stride: One in this many positions of each example is taken.
+      real_share: For batches of padded signals, whose lengths differ from layer to
+        layer, the share of each example that is not padding; shape `[examples]`.
     """
 
     example_range: jax.Array
@@ -128,11 +144,17 @@ class BatchStructure:
     sequences: dict[int, jax.Array]
     graph_rows: dict[int, RealRows | None] | None
     stride: int = 1
+    real_share: jax.Array | None = None
 
     @property
     def n_examples(self) -> int:
         """Number of examples in the batch, padding included."""
         return self.example_range.shape[0]
+
+    @property
+    def pads_positions(self) -> bool:
+        """Whether some positions of a real example may be padding."""
+        return bool(self.sequences) or self.real_share is not None
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, Any], stride: int = 1) -> 'BatchStructure':
@@ -141,14 +163,27 @@ class BatchStructure:
         An example whose loss weights are all zero is padding. Graph batches are
         recognised by `n_node` and `n_edge`; without weights their padding is found
         by jraph's rule: the last graph with any node, and all empty ones after it.
+        Of token sequences, positions of weight 0 are padding and so, in AlgoPerf's
+        way, are inputs of 0; without weights and with a target for every input each
+        position is a term of the loss, and none is padding. Signals come with their
+        padding, `(signal, padding)`, both `[examples, time]`, which lies at the end.
 
         Args:
-          batch: The batch.
+          batch: Has `inputs`, `targets` and perhaps `weights`.
           stride: One in this many positions of each example is taken. Of nodes and
             edges it is as large a share of all, the first ones: they are there
             without a copy, batches are shuffled, and every second edge might be the
             same direction of each bond.
+
+        Raises:
+          ValueError: If the batch is not of that kind.
         """
+        if not isinstance(batch, Mapping) or not batch.keys() >= {'inputs', 'targets'}:
+            found = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
+            raise ValueError(
+                "K-FAC reads which rows belong to which example off batch['inputs'] "
+                f"and batch['targets']; got {found}."
+            )
         inputs, weights = batch['inputs'], batch.get('weights')
         real = None
         if weights is not None:
@@ -161,14 +196,20 @@ class BatchStructure:
         if _is_token_sequence(targets):
             if weights is not None and weights.shape == targets.shape:
                 masks[targets.shape[1]] = jnp.asarray(weights) != 0
-            if _is_token_sequence(inputs):
+            all_are_terms = weights is None and inputs.shape == targets.shape
+            if _is_token_sequence(inputs) and not all_are_terms:
                 # AlgoPerf pads token sequences with 0. Source and target of equal
                 # length cannot be told apart: keep what is real in either.
                 length, real_inputs = inputs.shape[1], jnp.asarray(inputs) != 0
                 masks[length] = masks.get(length, real_inputs) | real_inputs
         if real is not None:
             masks = {length: mask & real[:, None] for length, mask in masks.items()}
-        return cls(jnp.arange(targets.shape[0]), real, masks, None, stride)
+        real_share = None
+        if _is_padded_signal(inputs):
+            real_share = (1.0 - jnp.asarray(inputs[1])).mean(1)
+            if real is not None:
+                real_share *= real
+        return cls(jnp.arange(targets.shape[0]), real, masks, None, stride, real_share)
 
     @classmethod
     def _from_graphs(
@@ -197,7 +238,7 @@ class BatchStructure:
         return cls(graph_range, real, {}, graph_rows, stride)
 
     def to_weight_sharing_format(
-        self, values: jax.Array, multiplicity: int = 1
+        self, values: jax.Array, multiplicity: int = 1, by_example: bool = True
     ) -> SharedTensor:
         """Brings a layer's inputs or output gradients into weight-sharing format.
 
@@ -207,10 +248,12 @@ class BatchStructure:
             the second axis (time-major), or be folded with the positions after
             them into the first axis.
           multiplicity: Number of positions that each row is the sum of.
+          by_example: Whether it matters which example a row belongs to.
 
         Raises:
           AmbiguousRowsError: If the rows of a graph batch fit neither its graphs,
-            nodes nor edges, or more than one of them.
+            nodes nor edges, or more than one of them; or if rows may be time-major
+            or have positions folded into the first axis, and it matters.
         """
         if values.ndim == 2:
             # A single vector, without any leading axis.
@@ -235,6 +278,7 @@ class BatchStructure:
             )
         leading = values.shape[:-2]
         if leading[0] != n and len(leading) > 1 and leading[1] == n:
+            self._check_time_major(leading, by_example)
             values = values.swapaxes(0, 1)
         elif leading[0] % n != 0:
             # Not spread over the examples at all, such as a learnt query.
@@ -242,7 +286,7 @@ class BatchStructure:
             return SharedTensor(values, None, None, leading[0], multiplicity)
         values = values.reshape(n, -1, *values.shape[-2:])
         n_positions = values.shape[1]
-        keep = self.sequences.get(n_positions, self.real_examples)
+        keep = self._real_rows(n_positions)
         if self.stride == 1 or n_positions <= 1:
             return SharedTensor(values, keep, None, n, multiplicity)
         values = values[:, :: self.stride]
@@ -252,10 +296,51 @@ class BatchStructure:
             row_weight = n_real_rows / jnp.maximum(keep.sum(), 1)
         return SharedTensor(values, keep, None, n, multiplicity, row_weight)
 
+    def _check_time_major(self, leading: tuple[int, ...], by_example: bool) -> None:
+        """Makes sure that the second axis is that of the examples, where it matters."""
+        every_row_counts = (
+            self.stride == 1 and not self.pads_positions and self.real_examples is None
+        )
+        if (
+            leading[0] % self.n_examples != 0
+            or leading[0] in self.sequences
+            or (every_row_counts and not by_example)
+        ):
+            return
+        raise AmbiguousRowsError(
+            f'A layer got values of shape {tuple(leading)} (features left out) in a '
+            f'batch of {self.n_examples} examples: either axis may hold the examples. '
+            'Another batch size tells them apart.'
+        )
+
+    def _real_rows(self, n_positions: int) -> jax.Array | None:
+        """Returns which positions or examples are real, None if all are."""
+        if self.real_share is None or n_positions in self.sequences:
+            return self.sequences.get(n_positions, self.real_examples)
+        # A frame that is real in part counts; rounding error is no such part.
+        n_real = jnp.ceil(self.real_share * n_positions - 1e-3)
+        return jnp.arange(n_positions) < n_real[:, None]
+
+
+def _is_padded_signal(inputs: Any) -> bool:
+    """Returns whether inputs are `(signal, padding)` as speech has in AlgoPerf."""
+    if not isinstance(inputs, tuple | list) or len(inputs) != 2:
+        return False
+    signal, padding = inputs
+    return (
+        hasattr(padding, 'dtype')
+        and hasattr(signal, 'shape')
+        and padding.ndim == 2
+        and jnp.issubdtype(padding.dtype, jnp.floating)
+        and signal.shape[:2] == padding.shape
+    )
+
 
 def _is_token_sequence(value: Any) -> bool:
     return (
         hasattr(value, 'dtype')
         and value.ndim == 2
+        # A column of labels is no sequence.
+        and value.shape[1] > 1
         and not jnp.issubdtype(value.dtype, jnp.inexact)
     )

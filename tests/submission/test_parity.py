@@ -268,7 +268,7 @@ def assert_preconditioned_gradients_agree(pair):
     _, steps = pair.jax_state
     found = pair.to_pytorch(
         naming.unflatten(
-            steps.preconditioner.precondition(
+            jax.jit(steps.preconditioner.precondition)(
                 pair.jax_state[0].kfac,
                 naming.flatten(jax.tree.map(jnp.asarray, pair.to_flax(gradients))),
             ),

@@ -1,6 +1,7 @@
 """Mistakes in a search space are named before the first step."""
 
 import dataclasses
+import importlib
 import math
 
 import pytest
@@ -188,3 +189,11 @@ class TestIntervals:
         settings = Settings(statistics_interval=1, inverse_interval=5)
         steps = [s for s in range(14) if settings.is_inverse_step(s)]
         assert steps == [0, 1, 5, 10]
+
+
+@pytest.mark.parametrize('submission', ['pytorch_submission', 'jax_submission'])
+def test_submissions_can_be_asked_about_a_point(submission):
+    module = importlib.import_module(f'submission.{submission}')
+    module.validate_hyperparameters(None)
+    with pytest.raises(ValueError, match="Unknown hyperparameter 'dampng'"):
+        module.validate_hyperparameters({'dampng': 0.1})

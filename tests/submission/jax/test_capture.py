@@ -315,6 +315,140 @@ class TestWaysToCallALayer:
         self._compare(approximation, Compiled(), (N, R, D), ['inner'], Whole())
 
 
+class CompiledTwice(nn.Module):
+    """One compiled class for two modules, of which JAX traces one."""
+
+    @nn.compact
+    def __call__(self, x):
+        compiled = nn.jit(Whole)
+        return compiled(name='two')(jnp.tanh(compiled(name='one')(x)))
+
+
+class Gated(nn.Module):
+    """Under the path of its layer, with an output of another width."""
+
+    def setup(self):
+        self.layer = nn.Dense(2 * D)
+        nn.share_scope(self, self.layer)
+
+    def __call__(self, x):
+        values, gates = jnp.split(self.layer(x), 2, -1)
+        return values * jax.nn.sigmoid(gates)
+
+
+class TestCallsOfOneTraceOrPath:
+    def test_one_compiled_class_for_two_modules(self):
+        module, inputs = CompiledTwice(), double(N, D)
+        params = init(module, inputs)
+        sums = _captured(module, params, batch_of(inputs))
+        first = params['one']['layer']
+        hidden = np.tanh(inputs @ first['kernel'] + first['bias'])
+        for name, rows in (('one', inputs), ('two', hidden)):
+            rows = _with_one(rows)
+            found = sums[f'{name}/layer']
+            np.testing.assert_allclose(found.inputs[0], rows.T @ rows, **CLOSE)
+            assert found.input_count == N
+
+    def test_module_that_shares_the_scope_of_its_layer(self):
+        module, inputs = Gated(), double(N, D)
+        sums = _captured(module, init(module, inputs), batch_of(inputs))['']
+        assert sums.input_count == N
+        assert sums.gradients.shape == (1, 2 * D, 2 * D)
+
+    def test_another_model_with_the_same_paths(self):
+        """A teacher, for instance."""
+        module, inputs = Whole(), double(N, D)
+        params = init(module, inputs)
+        teacher = {'layer': {'kernel': double(2 * D, D), 'bias': double(D)}}
+
+        def forward(params, inputs):
+            doubled = jnp.concatenate([inputs, inputs], 1)
+            target = module.apply({'params': teacher}, doubled)
+            return module.apply({'params': params}, inputs) - target
+
+        with pytest.raises(ValueError, match=r'shape \(5, 5\).* with \(10, 5\)'):
+            _errors(module, params, batch_of(inputs), 'expand', forward)
+
+
+def _errors(module, params, batch, approximation, forward):
+    """The reasons for which layers are left out; nothing is computed."""
+    layers, _ = find_layers(module, params, batch['inputs'])
+    structure = BatchStructure.from_batch(batch)
+    capture = Capture(list(layers.values()), structure, make_sums(approximation))
+    jax.eval_shape(
+        lambda params: capture.vjp(
+            lambda params: (forward(params, batch['inputs']), None), params
+        )[0],
+        params,
+    )
+    return capture.errors
+
+
+class LoopOfQueries(nn.Module):
+    """A learnt query, of one example, that a layer is applied to several times."""
+
+    @nn.compact
+    def __call__(self, x):
+        query = self.param('query', nn.initializers.ones, (1, 2, D))
+        query = InALoop(name='scan')(InARow(name='row')(query))
+        return nn.Dense(2, name='head')(x) + query.sum()
+
+
+class TestBatchInParts:
+    """The examples cannot be told apart, and it is said what to do."""
+
+    @both
+    @pytest.mark.parametrize('module', [InARow(2), InALoop()], ids=['plain', 'scan'])
+    def test_vmap_over_examples(self, approximation, module):
+        inputs = double(N, R, D)
+
+        def forward(params, inputs):
+            return jax.vmap(lambda x: module.apply({'params': params}, x))(inputs)
+
+        params = init(module, inputs)
+        errors = _errors(module, params, batch_of(inputs), approximation, forward)
+        (reason,) = errors.values()
+        assert 'runs under a vmap' in reason
+        assert 'call the model on the whole batch' in reason
+
+    @pytest.mark.parametrize('size', [1, 2])
+    def test_loop_over_parts(self, size):
+        module, inputs = Whole(), double(N, R, D)
+
+        def forward(params, inputs):
+            return jnp.concatenate(
+                [
+                    module.apply({'params': params}, inputs[i : i + size])
+                    for i in range(0, N, size)
+                ]
+            )
+
+        params, batch = init(module, inputs), batch_of(inputs)
+        errors = _errors(module, params, batch, 'reduce', forward)
+        assert f'applied to {size} of the 4 examples at a time' in errors['layer']
+        assert not _errors(module, params, batch, 'expand', forward)
+
+    def test_scan_over_parts(self):
+        module, inputs = Whole(), double(N, R, D)
+
+        def forward(params, inputs):
+            parts = inputs.reshape(2, 2, R, D)
+            return jax.lax.map(lambda x: module.apply({'params': params}, x), parts)
+
+        params, batch = init(module, inputs), batch_of(inputs)
+        errors = _errors(module, params, batch, 'reduce', forward)
+        assert 'applied to 2 of the 4 examples at a time' in errors['layer']
+
+    def test_learnt_queries_are_no_parts(self):
+        module, inputs = LoopOfQueries(), double(N, R, D)
+
+        def forward(params, inputs):
+            return module.apply({'params': params}, inputs)
+
+        params, batch = init(module, inputs), batch_of(inputs)
+        assert not _errors(module, params, batch, 'reduce', forward)
+
+
 class TestRepeatedLayers:
     def test_applied_in_a_row_by_hand(self):
         module, inputs = InARow(2), double(N, D)
@@ -443,18 +577,21 @@ class TestUnreachedLayers:
         shapes = {name: p.shape for name, p in flatten(params).items()}
         applications = find_applications(lambda: module.init(jax.random.key(0), inputs))
         preconditioner = KFACPreconditioner(shapes, applications, Settings())
+
+        def step(state, params):
+            capture = preconditioner.capture(batch)
+            outputs, backward, _ = capture.vjp(
+                lambda params: (module.apply({'params': params}, inputs), None),
+                params,
+            )
+            sums = backward(2 * outputs)[1]
+            preconditioner.log_unreached(capture, sums)
+            return preconditioner.update(state, sums, N, 1.0, True)
+
         state = preconditioner.init(params)
         with caplog.at_level(logging.WARNING):
-            for _ in range(2):
-                capture = preconditioner.capture(batch)
-                outputs, backward, _ = capture.vjp(
-                    lambda params: (module.apply({'params': params}, inputs), None),
-                    params,
-                )
-                sums = backward(2 * outputs)[1]
-                preconditioner.log_unreached(capture, sums)
-                state = preconditioner.update_factors(state, sums, N, 1.0)
-        state = preconditioner.update_inverses(state)
+            jax.eval_shape(step, state, params)
+            state = jax.jit(step)(state, params)
         (message,) = [record.getMessage() for record in caplog.records]
         assert 'layer uncalled' in message
         assert 'the forward pass does not reach it' in message
@@ -530,8 +667,9 @@ class TestAmbiguousRows:
             lambda: module.init(jax.random.key(0), batch['inputs'])
         )
         preconditioner = KFACPreconditioner(shapes, applications, Settings())
-        capture = preconditioner.capture(batch)
-        with caplog.at_level(logging.WARNING):
+
+        def step(params):
+            capture = preconditioner.capture(batch)
             outputs, backward, _ = capture.vjp(
                 lambda params: (
                     module.apply({'params': params}, batch['inputs']),
@@ -540,6 +678,9 @@ class TestAmbiguousRows:
                 params,
             )
             preconditioner.log_unreached(capture, backward(outputs)[1])
+
+        with caplog.at_level(logging.WARNING):
+            jax.eval_shape(step, params)
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == 2
         for name in ('node', 'edge'):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from submission.jax.layers import ConvLayer, LinearLayer
+from submission.jax.naming import flatten, unflatten
 
 from .curvature import double, find_layers, init
 
@@ -334,6 +335,25 @@ class Tied(nn.Module):
         return embedding.attend(nn.Dense(4, name='layer')(embedding(x)))
 
 
+class SharedScope(nn.Module):
+    """A layer and what is around it under one path."""
+
+    def setup(self):
+        self.layer = nn.Dense(3)
+        nn.share_scope(self, self.layer)
+        self.gain = self.param('gain', nn.initializers.ones, ())
+
+    def __call__(self, x):
+        return self.gain * self.layer(x)
+
+
+class CompiledTwice(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        compiled = nn.jit(OneDense)
+        return compiled(name='two')(compiled(name='one')(x))
+
+
 class Scaled(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -478,7 +498,53 @@ class TestAssignment:
         layers, assignments = find_layers(Model(), params, double(2, 4))
         assert set(layers) == {'used'}
         (other,) = [a for a in assignments if not a.is_kfac]
-        assert other.reason == 'no module of this path is called by the model'
+        assert other.reason == (
+            "no module of this path in variables['params'] is called by the model"
+        )
+
+    @pytest.mark.parametrize('frozen', ['kernel', 'bias'])
+    def test_layer_of_which_one_parameter_is_frozen(self, frozen):
+        module, inputs = nn.Dense(3, name='layer'), double(2, 4)
+        params = init(module, inputs)
+        del params[frozen]
+        layers, assignments = find_layers(module, params, inputs)
+        assert not layers
+        (reason,) = [a.reason for a in assignments]
+        assert reason == f'{frozen}, of the same layer, is not among the parameters'
+
+    def test_shapes_of_stacked_parameters(self):
+        _, reasons = _table(Stacked(), double(2, 3))
+        assert '(2, 3, 3) there and (3, 3)' in reasons['steps/inner/kernel']
+
+    def test_module_that_shares_the_scope_of_its_layer(self):
+        layers, reasons = _table(SharedScope(), double(2, 3))
+        assert set(layers) == {''}
+        assert 'kernel' not in reasons['gain']
+        assert reasons['gain'] == (
+            'it is not a parameter of Dense , which shares its scope'
+        )
+
+    def test_one_compiled_class_for_two_modules(self):
+        """What JAX traces for the first is taken for the second too."""
+        module, inputs = CompiledTwice(), double(2, 3)
+        layers, reasons = _table(module, inputs)
+        assert set(layers) == {'one/inner', 'two/inner'}, reasons
+        assert layers['two/inner'].seen_only_as_written
+
+    def test_boxed_parameters(self):
+        """As for sharding over devices."""
+        boxed = nn.with_partitioning(nn.initializers.ones, (None, 'model'))
+        module, inputs = nn.Dense(3, kernel_init=boxed), double(2, 4)
+        params = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs))
+        params = params['params']
+        named = flatten(params)
+        assert {name: leaf.shape for name, leaf in named.items()} == {
+            'kernel': (4, 3),
+            'bias': (3,),
+        }
+        assert unflatten(named, params) == params
+        layers, _ = find_layers(module, named, inputs)
+        assert set(layers) == {''}
 
     @pytest.mark.parametrize(
         ('module', 'shape', 'largest'),

@@ -11,6 +11,7 @@ import pytest
 
 from submission.jax.approximations import FactorSums
 from submission.jax.capture import find_applications
+from submission.jax.factors import KroneckerFactors
 from submission.jax.naming import flatten, unflatten
 from submission.jax.preconditioner import KFACPreconditioner
 from submission.settings import Settings
@@ -151,6 +152,34 @@ class TestPrecondition:
             for name, given in gradients.items():
                 np.testing.assert_array_equal(outcome[name], given)
 
+    def test_layers_without_any_gradient_are_left_out(self):
+        """They are frozen, as by `optax.masked`."""
+        preconditioner, state, params = _preconditioner()
+        gradients = {'second/kernel': flatten(params)['second/kernel']}
+        outcome = jax.eval_shape(preconditioner.precondition, state, gradients)
+        assert outcome.keys() == gradients.keys()
+
+    def test_layer_with_some_of_its_gradients(self):
+        preconditioner, state, params = _preconditioner()
+        gradients = flatten(params)
+        del gradients['first/bias']
+        with pytest.raises(ValueError, match='first/bias, but for the rest of layer f'):
+            jax.eval_shape(preconditioner.precondition, state, gradients)
+
+    @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+    def test_parameters_of_low_precision(self, dtype):
+        """Factors and inverses are in single precision, updates as the parameters."""
+        preconditioner, _, params = _preconditioner()
+        params = jax.tree.map(lambda p: p.astype(dtype), params)
+
+        def step(params):
+            state = preconditioner.update_inverses(preconditioner.init(params))
+            return state.factors, preconditioner.precondition(state, flatten(params))
+
+        factors, outcome = jax.eval_shape(step, params)
+        assert {leaf.dtype for leaf in jax.tree.leaves(factors)} == {jnp.float32.dtype}
+        assert {leaf.dtype for leaf in jax.tree.leaves(outcome)} == {jnp.dtype(dtype)}
+
 
 class TestMovingAverage:
     @pytest.mark.parametrize('decay', [0.0, 0.5, 0.95])
@@ -221,6 +250,17 @@ class TestBadStatistics:
             assert np.isfinite(first.moving_average).all()
         assert int(after.counters['skipped_statistics']) == 1
         assert int(after.counters['factor_updates']) == 2
+
+    def test_layer_whose_path_ends_like_a_side(self):
+        """The sides of `w` are not next to each other in the order of names."""
+        names = [f'{layer}/{side}' for layer in ('w', 'w/a', 'w/b') for side in 'ab']
+        factors = KroneckerFactors.empty(dict.fromkeys(names, (1, 1, 1)), jnp.float64)
+        statistics = {name: np.ones((1, 1, 1)) for name in names}
+        statistics['w/b'] = np.full((1, 1, 1), np.nan)
+        factors, skipped = factors.update(statistics, 0.5)
+        weights = factors.averaged_weight[np.array(factors.places(names))]
+        assert weights.tolist() == [0.0, 0.0, 0.5, 0.5, 0.5, 0.5]
+        assert int(skipped) == 1
 
     @pytest.mark.parametrize('scale', [0.0, 1e-320])
     def test_vanishing_gradients_are_no_statistics(self, scale):
@@ -386,6 +426,47 @@ class TestOptax:
             state[1],
             alone,
         )
+
+    @pytest.mark.parametrize('renew', [None, True, np.True_])
+    def test_inverses_without_statistics(self, renew):
+        preconditioner, state, params = _preconditioner()
+        transformation = preconditioner.transformation()
+        options = {} if renew is None else {'renew_inverses': renew}
+        step = jax.make_jaxpr(
+            lambda gradients: transformation.update(gradients, state, **options)
+        )(params)
+        assert ('cholesky' in str(step)) == (renew is not None)
+
+
+class TestWhatIsLogged:
+    def test_factors_that_have_always_vanished(self, caplog):
+        preconditioner, state, _ = _preconditioner()
+        preconditioner._unreached.add('first')
+        order = state.factors.places(['second/a', 'second/b'])
+        weights = np.zeros(4)
+        weights[order[1]] = 0.5
+        with caplog.at_level(logging.WARNING):
+            preconditioner.log_vanished(9, weights)
+            assert not caplog.records
+            preconditioner.log_vanished(10, weights)
+            preconditioner.log_vanished(20, weights)
+        (message,) = [record.getMessage() for record in caplog.records]
+        assert 'factor A of layer second has vanished' in message
+
+    def test_no_layer(self, caplog):
+        with caplog.at_level(logging.WARNING):
+            _preconditioner(nn.LayerNorm())
+        (message,) = [record.getMessage() for record in caplog.records]
+        assert 'no layer that it can train' in message
+
+    def test_variables_in_place_of_parameters(self):
+        variables = {'params': init(Model(), INPUTS)}
+        shapes = {name: p.shape for name, p in flatten(variables).items()}
+        applications = find_applications(
+            lambda: Model().init(jax.random.key(0), INPUTS)
+        )
+        with pytest.raises(ValueError, match=r"give variables\['params'\]"):
+            KFACPreconditioner(shapes, applications, Settings())
 
 
 def test_who_trains_what_is_logged(caplog):

@@ -260,8 +260,8 @@ class TestFisherTypes:
 class TestBadSteps:
     @pytest.mark.parametrize('fisher_type', ['empirical', 'monte_carlo'])
     def test_input_that_is_not_a_number(self, fisher_type):
-        """Parameters and factors stay, and the run goes on."""
-        workload = TinyWorkload()
+        """Parameters, factors and batch statistics stay, and the run goes on."""
+        workload = TinyWorkload(model=TinyModel(batch_norm=True))
         point = hyperparameters(
             fisher_type=fisher_type, statistics_interval=3, approximation='expand'
         )
@@ -269,19 +269,22 @@ class TestBadSteps:
         for step in (1, 2):
             batches[step]['inputs'][0, 0, 0] = np.nan
         state, params, model_state = _run(workload, point, 1)
-        before = _copy(params)
+        before, statistics = _copy(params), _copy(model_state)
         averages = _copy(by_layer(state[0].kfac)['first']['a'].moving_average)
         state, params, model_state = train(
             workload, point, state, params, model_state, [1, 2], batches
         )
         _assert_equal(params, before)
+        _assert_equal(model_state, statistics)
         first = by_layer(state[0].kfac)['first']['a']
         np.testing.assert_array_equal(first.moving_average, averages)
         assert int(state[0].first_order.skipped_steps) == 2
         assert int(state[0].kfac.counters['skipped_statistics']) > 0
-        state, params, _ = train(
+        state, params, model_state = train(
             workload, point, state, params, model_state, range(3, 6), batches
         )
+        moved = jax.tree.map(np.not_equal, model_state, statistics)
+        assert all(m.all() for m in jax.tree.leaves(moved))
         assert all(np.isfinite(p).all() for p in jax.tree.leaves(params))
         assert not np.array_equal(params['first']['kernel'], before['first']['kernel'])
         assert int(state[0].first_order.skipped_steps) == 2
@@ -304,15 +307,42 @@ class JittedWorkload(TinyWorkload):
         return self._apply({'params': params}, inputs, False, 0.0), None
 
 
-def test_workload_that_is_compiled_itself():
-    """What it has compiled before does not keep its layers from being found."""
-    point = hyperparameters(statistics_interval=2)
-    (state, _), found, _ = _run(JittedWorkload(), point, 3)
-    assert set(by_layer(state.kfac)) == {'first', 'second', 'head'}
-    assert all(f['a'].inverted_scale > 0 for f in by_layer(state.kfac).values())
-    _, expected, _ = _run(TinyWorkload(), point, 3)
-    for name, value in flatten(expected).items():
-        np.testing.assert_allclose(flatten(found)[name], value, rtol=1e-3, atol=1e-5)
+class TestWorkloadThatIsCompiledItself:
+    """What it compiles in one kind of step is kept out of the other."""
+
+    def _run(self, workload, steps):
+        point = hyperparameters(statistics_interval=4, inverse_interval=4)
+        return train(workload, point, *init(workload, point), steps)
+
+    def _assert_all_layers_are_preconditioned(self, state):
+        layers = by_layer(state.kfac)
+        assert set(layers) == {'first', 'second', 'head'}
+        assert all(f['a'].inverted_scale > 0 for f in layers.values())
+
+    def test_trains_as_one_that_is_not(self):
+        (state, _), found, _ = self._run(JittedWorkload(), range(7))
+        self._assert_all_layers_are_preconditioned(state)
+        _, expected, _ = self._run(TinyWorkload(), range(7))
+        for name, value in flatten(expected).items():
+            np.testing.assert_allclose(
+                flatten(found)[name], value, rtol=1e-3, atol=1e-5
+            )
+
+    def test_resumed_between_two_statistics(self):
+        (state, _), *_ = self._run(JittedWorkload(), [3, 4])
+        self._assert_all_layers_are_preconditioned(state)
+
+
+def test_factors_that_have_always_vanished_are_named(caplog):
+    """With what is logged anyway."""
+    (state, steps), *_ = init(TinyWorkload(), hyperparameters())
+    counters = {**state.kfac.counters, 'factor_updates': 10}
+    state = state._replace(kfac=state.kfac._replace(counters=counters))
+    with caplog.at_level(logging.WARNING):
+        scalars = {'loss': 1.0, 'grad_norm': 1.0}
+        jax_submission._log(TinyWorkload(), 100, scalars, state, steps.preconditioner)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([m for m in messages if 'has vanished' in m]) == 6
 
 
 class TestRestOfTheContract:

@@ -201,6 +201,119 @@ def _graph_batch(n_node, n_edge, weights=None, spare_edges=0):
         batch['weights'] = np.array(weights)
     return batch
 
+    def test_every_token_of_a_language_model_counts(self):
+        """A target for every input and no weights: 0 is a token like any other."""
+        values = double(2, 4, D)
+        batch = {'inputs': self.inputs[:2, :4], 'targets': self.targets[:2]}
+        _assert_examples(_share(batch, values), values)
+
+    def test_a_column_is_no_sequence(self):
+        """Of the labels of single values, 0 is one."""
+        column = np.array([[0], [1], [0], [2]])
+        values = double(4, D)
+        batch = {'inputs': column, 'targets': column, 'weights': np.ones(4)}
+        _assert_examples(_share(batch, values), values[:, None])
+
+
+SIGNALS = {
+    'inputs': (
+        np.zeros((3, 8)),
+        np.array([[0.0] * 8, [0.0] * 4 + [1.0] * 4, [1.0] * 8]),
+    ),
+    'targets': (np.zeros((3, 5)), np.zeros((3, 5))),
+    'weights': np.array([1.0, 1.0, 0.0]),
+}
+
+
+class TestSignals:
+    """Padded audio comes with its padding; layers see it at other lengths."""
+
+    @pytest.mark.parametrize(('length', 'real'), [(8, 4), (4, 2), (5, 3), (1, 1)])
+    def test_as_large_a_share_of_any_length(self, length, real):
+        values = double(3, length, D)
+        expected = [values[0], values[1, :real], NONE]
+        _assert_examples(_share(SIGNALS, values), expected)
+
+    def test_several_axes_of_positions(self):
+        """Time comes first, as in the output of a convolution over time and pitch."""
+        values = double(3, 4, 6, D)
+        _assert_examples(_share(SIGNALS, values), [values[0], values[1, :2], NONE])
+
+    def test_time_major(self):
+        values = double(4, 3, D)
+        expected = [values[:, 0], values[:2, 1], NONE]
+        _assert_examples(_share(SIGNALS, values), expected)
+
+    def test_a_third_of_the_positions(self):
+        structure = BatchStructure.from_batch(SIGNALS, stride=3)
+        values = double(3, 8, D)
+        shared = structure.to_weight_sharing_format(values[..., None, :])
+        _assert_examples(shared, [values[0, ::3], values[1, :4:3], NONE])
+        assert float(shared.row_weight) == 12 / 5
+
+    def test_a_share_that_is_not_exact(self):
+        """0.3 of 10 are 3 positions, whatever rounding says."""
+        padding = np.array([[0.0] * 3 + [1.0] * 7] * 2)
+        batch = {'inputs': (np.zeros((2, 10)), padding), 'targets': np.zeros(2)}
+        values = double(2, 20, D)
+        _assert_examples(_share(batch, values), values[:, :6])
+
+    @pytest.mark.parametrize(
+        'inputs', [(np.zeros((3, 8)),) * 3, (np.zeros((3, 8)), np.zeros(3))]
+    )
+    def test_other_pairs_are_none(self, inputs):
+        values = double(3, 4, D)
+        batch = {**SIGNALS, 'inputs': inputs}
+        _assert_examples(_share(batch, values), [*values[:2], NONE])
+
+
+class TestEitherAxis:
+    """Shapes that may be time-major, or have positions folded into the first axis."""
+
+    values = double(8, 4, D)
+
+    def test_it_matters(self):
+        with pytest.raises(AmbiguousRowsError, match=r'\(8, 4\).*batch of 4 examples'):
+            _share(BATCH, self.values)
+
+    def test_every_row_counts_and_none_is_reduced(self):
+        structure = BatchStructure.from_batch(BATCH)
+        shared = structure.to_weight_sharing_format(
+            self.values[..., None, :], by_example=False
+        )
+        expected = self.values.swapaxes(0, 1).reshape(-1, D)
+        np.testing.assert_array_equal(shared.rows()[:, 0], expected)
+
+    @pytest.mark.parametrize('stride', [1, 2])
+    def test_rows_to_leave_out(self, stride):
+        batch = BATCH if stride > 1 else {**BATCH, 'weights': np.eye(4)[0]}
+        structure = BatchStructure.from_batch(batch, stride)
+        with pytest.raises(AmbiguousRowsError):
+            structure.to_weight_sharing_format(
+                self.values[..., None, :], by_example=False
+            )
+
+    def test_a_known_length_tells(self):
+        weights = np.ones((4, 8))
+        weights[1, 5:] = 0
+        targets = np.ones((4, 8), int)
+        batch = {'inputs': np.zeros(4), 'targets': targets, 'weights': weights}
+        expected = list(self.values.swapaxes(0, 1))
+        expected[1] = expected[1][:5]
+        _assert_examples(_share(batch, self.values), expected)
+
+
+@pytest.mark.parametrize(
+    ('batch', 'found'),
+    [
+        ({'input_ids': 1, 'labels': 2}, r"\['input_ids', 'labels'\]"),
+        ((1, 2), 'tuple'),
+    ],
+)
+def test_a_batch_of_another_kind(batch, found):
+    with pytest.raises(ValueError, match=f"batch\\['inputs'\\].*got {found}"):
+        BatchStructure.from_batch(batch)
+
 
 class TestGraphRows:
     n_node, n_edge = (2, 3, 1, 4, 0), (4, 0, 2, 3, 0)
@@ -308,7 +421,7 @@ def _sums(sums, layer, *applications):
     """Adds applications up as autodiff does."""
     accumulated = sums.accumulators(layer, N, jnp.dtype('float64'))
     for inputs, gradients in applications:
-        added = sums.application(layer, inputs, gradients)
+        added = sums.application(layer, inputs, gradients, gradients.values.dtype)
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (accumulated, added)]
         assert shapes[0] == shapes[1]
         accumulated = jax.tree.map(jnp.add, accumulated, added)
@@ -452,14 +565,15 @@ def test_kronecker_factors():
 class TestCancellation:
     """Gradients that sum to zero over positions, as those of attention keys do."""
 
-    def _factor_b(self, gradients):
+    def _factor_b(self, gradients, computed_in=None):
         gradients = jnp.asarray(gradients)
         inputs = jnp.ones((*gradients.shape[:-1], D), gradients.dtype)
         sums, layer = ReduceSums('mean_inputs'), _layer(False, 3)
         tensors = [
             SharedTensor(v[..., None, :], None, None, N) for v in (inputs, gradients)
         ]
-        return sums.factor_sums(layer, sums.application(layer, *tensors)).gradients[0]
+        added = sums.application(layer, *tensors, computed_in or gradients.dtype)
+        return sums.factor_sums(layer, added).gradients[0]
 
     @pytest.mark.parametrize('dtype', ['float32', 'float64'])
     def test_rounding_errors_are_no_curvature(self, dtype):
@@ -467,6 +581,18 @@ class TestCancellation:
         gradients -= gradients.mean(1, keepdims=True)
         assert np.abs(gradients.sum(1)).max() > 0
         assert not self._factor_b(gradients).any()
+
+    @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+    def test_rounding_errors_of_16_bits(self, dtype):
+        """They are summed in single precision, where they are no rounding errors."""
+        gradients = double(N, 49, 3)
+        gradients -= gradients.mean(1, keepdims=True)
+        rounded = gradients.astype(dtype).astype('float32')
+        assert self._factor_b(rounded).all()
+        assert not self._factor_b(rounded, dtype).any()
+        # A ratio of squares of about 0.5, well above what is rounded off.
+        partly = (gradients + 0.1).astype(dtype).astype('float32')
+        assert self._factor_b(partly, dtype).all()
 
     def test_gradients_that_only_shrink_count(self):
         gradients = double(N, 49, 3)
