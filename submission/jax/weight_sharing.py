@@ -196,8 +196,9 @@ class BatchStructure:
         if _is_token_sequence(targets):
             if weights is not None and weights.shape == targets.shape:
                 masks[targets.shape[1]] = jnp.asarray(weights) != 0
-            all_are_terms = weights is None and inputs.shape == targets.shape
-            if _is_token_sequence(inputs) and not all_are_terms:
+            if _is_token_sequence(inputs) and not (
+                weights is None and inputs.shape == targets.shape
+            ):
                 # AlgoPerf pads token sequences with 0. Source and target of equal
                 # length cannot be told apart: keep what is real in either.
                 length, real_inputs = inputs.shape[1], jnp.asarray(inputs) != 0

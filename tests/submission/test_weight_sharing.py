@@ -222,6 +222,15 @@ class TestSignals:
         torch.testing.assert_close(shared.rows().squeeze(1), torch.cat(expected))
         assert shared.row_weight == 12 / 5
 
+    def test_transcripts_without_weights(self):
+        """Labels are numbers; AlgoPerf has no weights in training batches."""
+        targets = torch.ones(3, 5, dtype=torch.long)
+        batch = {'inputs': SIGNALS['inputs'], 'targets': (targets, torch.zeros(3, 5))}
+        values = double(3, 4, D)
+        shared = _share(batch, values)
+        expected = torch.cat([values[0], values[1, :2]])
+        torch.testing.assert_close(shared.rows().squeeze(1), expected)
+
     def test_a_share_that_is_not_exact(self):
         """0.3 of 10 are 3 positions, whatever rounding says."""
         padding = torch.tensor([[0.0] * 3 + [1.0] * 7] * 2)

@@ -251,6 +251,13 @@ class TestSignals:
         _assert_examples(shared, [values[0, ::3], values[1, :4:3], NONE])
         assert float(shared.row_weight) == 12 / 5
 
+    def test_transcripts_without_weights(self):
+        """Labels are numbers; AlgoPerf has no weights in training batches."""
+        targets = np.ones((3, 5), int)
+        batch = {'inputs': SIGNALS['inputs'], 'targets': (targets, np.zeros((3, 5)))}
+        values = double(3, 4, D)
+        _assert_examples(_share(batch, values), [values[0], values[1, :2], NONE])
+
     def test_a_share_that_is_not_exact(self):
         """0.3 of 10 are 3 positions, whatever rounding says."""
         padding = np.array([[0.0] * 3 + [1.0] * 7] * 2)
