@@ -69,11 +69,9 @@ def flatten(value, prefix=''):
         yield prefix, value
 
 
-@pytest.mark.parametrize(
-    # Each of the three processes in JAX compiles for half a minute.
-    'framework',
-    ['pytorch', pytest.param('jax', marks=pytest.mark.slow)],
-)
+# Three processes, each of which evaluates on all splits, and in JAX compiles first.
+@pytest.mark.slow
+@pytest.mark.parametrize('framework', ['pytorch', 'jax'])
 def test_killed_and_resumed_run_equals_the_uninterrupted_one(tmp_path, framework):
     whole = subprocess.run(
         command(framework, tmp_path, 'whole'), cwd=ROOT, capture_output=True, text=True

@@ -6,7 +6,7 @@ import torch
 from experiments.step_time import memory
 from experiments.step_time.runs import Run
 from experiments.step_time.variants import points
-from workloads_overrides import registry
+from tests.experiments.step_time.workloads import tiny_workload
 
 
 def fill_new_memory(size=40_000_000):
@@ -44,7 +44,7 @@ def test_in_a_process_of_its_own():
 
 
 def test_the_compilers_count_in_jax():
-    workload = registry.load_workload('imagenet_vit_fashion_mnist', 'jax')
+    workload = tiny_workload('jax')
     counts = {}
     for method in ('nadamw', 'reduce, monte_carlo'):
         run = Run(workload, 'jax', points()[method], batch_size=8)

@@ -41,13 +41,13 @@ def _results(folder, n_devices, cases):
     ],
     ids=' '.join,
 )
-def test_same_parameters_on_one_two_and_four_devices(tmp_path, cases):
-    one, two, four = (_results(tmp_path, n, cases) for n in (1, 2, 4))
-    assert [int(found.pop('devices')) for found in (one, two, four)] == [1, 2, 4]
-    assert one.keys() == two.keys() == four.keys()
+@pytest.mark.parametrize('n_devices', [4, pytest.param(2, marks=pytest.mark.slow)])
+def test_as_many_devices_give_the_parameters_of_one(tmp_path, n_devices, cases):
+    one, several = (_results(tmp_path, n, cases) for n in (1, n_devices))
+    assert (int(one.pop('devices')), int(several.pop('devices'))) == (1, n_devices)
+    assert one.keys() == several.keys()
     assert len(one) == 7 + 6
     for name, expected in one.items():
-        for found in (two, four):
-            np.testing.assert_allclose(
-                found[name], expected, rtol=1e-3, atol=1e-5, err_msg=name
-            )
+        np.testing.assert_allclose(
+            several[name], expected, rtol=1e-3, atol=1e-5, err_msg=name
+        )
