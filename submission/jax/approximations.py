@@ -14,14 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..vanishing import rounding_share
 from .layers import KFACLayer
 from .weight_sharing import SharedTensor
 
 Accumulators = dict[str, jax.Array]
-
-# Gradients of which less than this share is left after summing over positions have
-# cancelled, whatever the precision: what bfloat16 rounds off is smaller.
-_MOST_ROUNDING = 0.05
 
 
 class FactorSums(NamedTuple):
@@ -162,8 +159,7 @@ class ReduceSums:
           gradients_dtype: The precision that these were computed in.
         """
         del layer
-        eps = float(jnp.finfo(gradients_dtype).eps)
-        rounding = min(100 * eps, _MOST_ROUNDING)
+        rounding = rounding_share(float(jnp.finfo(gradients_dtype).eps))
         return {
             'inputs': inputs.sum_over_positions(),
             'positions': inputs.positions(),

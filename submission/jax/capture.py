@@ -20,11 +20,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ..rows import AmbiguousRowsError
 from .approximations import Accumulators, FactorSums, Sums
 from .layers import UNDER_VMAP, Application, KFACLayer, layer_class
 from .naming import flatten
 from .tracing import is_mapped, is_traced_apart, traced_anew
-from .weight_sharing import AmbiguousRowsError, BatchStructure, sums_dtype
+from .weight_sharing import BatchStructure, sums_dtype
 
 # Modules that call the layer they hold with a kernel computed from its parameter.
 _KERNEL_NORMALISERS = (nn.WeightNorm, nn.SpectralNorm)

@@ -11,15 +11,13 @@ from absl import logging
 
 from ..assignments import log_assignments
 from ..settings import Settings
+from ..vanishing import TELLING_UPDATES, log_vanished
 from .approximations import ExpandSums, FactorSums, ReduceSums, Sums
 from .capture import Capture
 from .factors import KroneckerFactors
 from .layers import Application, KFACLayer, assign_parameters
 from .naming import flatten, unflatten
 from .weight_sharing import BatchStructure, sums_dtype
-
-# Updates after which a factor that has always vanished is not one that begins late.
-_TELLING_UPDATES = 10
 
 COUNTERS = (
     'factor_updates',
@@ -195,7 +193,7 @@ class KFACPreconditioner:
           updates: How often factors were updated.
           averaged_weight: `averaged_weight` of the factors, on the host.
         """
-        if updates < _TELLING_UPDATES or self._is_vanishing_logged:
+        if updates < TELLING_UPDATES or self._is_vanishing_logged:
             return
         self._is_vanishing_logged = True
         names = [f'{layer.name}/{side}' for layer in self.layers for side in 'ab']
@@ -203,13 +201,7 @@ class KFACPreconditioner:
         for name, weight in zip(sorted(names), averaged_weight, strict=True):
             layer_name, _, side = name.rpartition('/')
             if weight == 0 and layer_name not in self._unreached:
-                logging.warning(
-                    'K-FAC: factor %s of layer %s has vanished in all updates so '
-                    'far: what it is computed from cancels. That side is not '
-                    'preconditioned until it does not.',
-                    side.upper(),
-                    layer_name,
-                )
+                log_vanished(side.upper(), layer_name)
 
     def update_inverses(self, state: KFACState) -> KFACState:
         """Inverts the factors of all layers.

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..rows import AmbiguousRowsError, check_batch, check_time_major
+
 
 @dataclasses.dataclass(frozen=True)
 class SharedTensor:
@@ -90,10 +92,6 @@ def sums_dtype(dtype: Any) -> Any:
     In bfloat16 256 + 1 is 256, and in float16 no sum passes 65504.
     """
     return jnp.promote_types(dtype, jnp.float32)
-
-
-class AmbiguousRowsError(ValueError):
-    """A layer's rows cannot be told apart: nodes or edges, for instance."""
 
 
 class RealRows(NamedTuple):
@@ -178,12 +176,7 @@ class BatchStructure:
         Raises:
           ValueError: If the batch is not of that kind.
         """
-        if not isinstance(batch, Mapping) or not batch.keys() >= {'inputs', 'targets'}:
-            found = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
-            raise ValueError(
-                "K-FAC reads which rows belong to which example off batch['inputs'] "
-                f"and batch['targets']; got {found}."
-            )
+        check_batch(batch)
         inputs, weights = batch['inputs'], batch.get('weights')
         real = None
         if weights is not None:
@@ -279,7 +272,8 @@ class BatchStructure:
             )
         leading = values.shape[:-2]
         if leading[0] != n and len(leading) > 1 and leading[1] == n:
-            self._check_time_major(leading, by_example)
+            matters = by_example or not self._every_row_counts
+            check_time_major(leading, n, self.sequences, matters)
             values = values.swapaxes(0, 1)
         elif leading[0] % n != 0:
             # Not spread over the examples at all, such as a learnt query.
@@ -297,22 +291,11 @@ class BatchStructure:
             row_weight = n_real_rows / jnp.maximum(keep.sum(), 1)
         return SharedTensor(values, keep, None, n, multiplicity, row_weight)
 
-    def _check_time_major(self, leading: tuple[int, ...], by_example: bool) -> None:
-        """Makes sure that the second axis is that of the examples, where it matters."""
-        every_row_counts = (
-            self.stride == 1 and not self.pads_positions and self.real_examples is None
-        )
-        if (
-            leading[0] % self.n_examples != 0
-            or leading[0] in self.sequences
-            or (every_row_counts and not by_example)
-        ):
-            return
-        raise AmbiguousRowsError(
-            f'A layer got values of shape {tuple(leading)} (features left out) in a '
-            f'batch of {self.n_examples} examples: either axis may hold the examples. '
-            'Another batch size tells them apart.'
-        )
+    @property
+    def _every_row_counts(self) -> bool:
+        """Whether no row is padding or left out."""
+        all_are_real = self.real_examples is None
+        return self.stride == 1 and not self.pads_positions and all_are_real
 
     def _real_rows(self, n_positions: int) -> jax.Array | None:
         """Returns which positions or examples are real, None if all are."""

@@ -12,17 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .weight_sharing import AmbiguousRowsError, SharedTensor, sums_dtype
+from ..rows import AmbiguousRowsError
+from ..vanishing import rounding_share
+from .weight_sharing import SharedTensor, sums_dtype
 
 # From these dimensions on a Gram matrix is computed by half. An accelerator works on
 # many tiles at once, of which a small matrix has too few to leave any out.
 _HALVED_ON_CPU = 256
 _HALVED_ON_ACCELERATORS = 1024
 _BLOCK_MULTIPLE = 64
-
-# Gradients of which less than this share is left after summing over positions have
-# cancelled, whatever the precision: what bfloat16 rounds off is smaller.
-_MOST_ROUNDING = 0.05
 
 
 @dataclasses.dataclass
@@ -165,7 +163,7 @@ class ReduceSums:
         if self._inputs is None or self._gradients is None or self._positions is None:
             return None
         inputs, gradients = self._inputs, self._gradients
-        rounding = min(100 * self._gradient_eps, _MOST_ROUNDING)
+        rounding = rounding_share(self._gradient_eps)
         left = torch.linalg.vector_norm(gradients) ** 2
         cancelled = left < rounding**2 * self._gradient_squares
         gradients = torch.where(cancelled, 0.0, gradients)

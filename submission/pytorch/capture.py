@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from ..rows import AmbiguousRowsError
 from .approximations import ExpandSums, FactorSums, ReduceSums
 from .layers import KFACLayer
-from .weight_sharing import AmbiguousRowsError, BatchStructure, sums_dtype
+from .weight_sharing import BatchStructure, sums_dtype
 
 Sums = ExpandSums | ReduceSums
 

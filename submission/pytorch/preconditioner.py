@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..assignments import log_assignments
 from ..settings import Settings
+from ..vanishing import TELLING_UPDATES, log_vanished
 from . import communication
 from .approximations import ExpandSums, ReduceSums
 from .capture import Capture, Sums
@@ -18,9 +19,6 @@ from .inverses import mean_eigenvalue, vanishing_eigenvalue
 from .layers import KFACLayer, assign_parameters
 from .sharding import sharded_inverses, sum_over_processes
 from .weight_sharing import BatchStructure, sums_dtype
-
-# Updates after which a factor that has always vanished is not one that begins late.
-_TELLING_UPDATES = 10
 
 
 class KFACPreconditioner:
@@ -109,7 +107,7 @@ class KFACPreconditioner:
                 if size > vanishing_eigenvalue(statistic.dtype):
                     factor.update(statistic, decay)
         self.counters['factor_updates'] += 1
-        if self.counters['factor_updates'] == _TELLING_UPDATES:
+        if self.counters['factor_updates'] == TELLING_UPDATES:
             self._log_vanished()
 
     def _log_vanished(self) -> None:
@@ -117,13 +115,7 @@ class KFACPreconditioner:
         for name, pair in self._factors.items():
             for side, factor in zip('AB', pair, strict=True):
                 if factor.moving_average is None:
-                    logging.warning(
-                        'K-FAC: factor %s of layer %s has vanished in all updates so '
-                        'far: what it is computed from cancels. That side is not '
-                        'preconditioned until it does not.',
-                        side,
-                        name,
-                    )
+                    log_vanished(side, name)
 
     def _log_missing(self, found: Container[str], errors: Mapping[str, str]) -> None:
         """Says once for each layer that it had no statistics, and why."""

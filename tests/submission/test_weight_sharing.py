@@ -7,10 +7,10 @@ import torch
 
 from submission.pytorch.approximations import ExpandSums, FactorSums, ReduceSums
 from submission.pytorch.weight_sharing import (
-    AmbiguousRowsError,
     BatchStructure,
     SharedTensor,
 )
+from submission.rows import AmbiguousRowsError
 
 from .curvature import double
 

@@ -9,10 +9,10 @@ import pytest
 
 from submission.jax.approximations import ExpandSums, FactorSums, ReduceSums
 from submission.jax.weight_sharing import (
-    AmbiguousRowsError,
     BatchStructure,
     SharedTensor,
 )
+from submission.rows import AmbiguousRowsError
 
 from .curvature import Graphs, double
 

@@ -1,0 +1,34 @@
+"""Kronecker factors that vanish, since what they are computed from cancels."""
+
+from absl import logging
+
+# Updates after which a factor that has always vanished is not one that begins late.
+TELLING_UPDATES = 10
+
+# Gradients of which less than this share is left after summing over positions have
+# cancelled, whatever the precision: what bfloat16 rounds off is smaller.
+_MOST_ROUNDING = 0.05
+
+
+def rounding_share(eps: float) -> float:
+    """Returns the share of gradients' norm that may be left of those that cancel.
+
+    Args:
+      eps: Machine epsilon of the precision that the gradients came in.
+    """
+    return min(100 * eps, _MOST_ROUNDING)
+
+
+def log_vanished(side: str, layer_name: str) -> None:
+    """Says that a factor has had no statistic that did not vanish.
+
+    Args:
+      side: A (inputs) or B (output gradients).
+      layer_name: The layer.
+    """
+    logging.warning(
+        'K-FAC: factor %s of layer %s has vanished in all updates so far: what it is '
+        'computed from cancels. That side is not preconditioned until it does not.',
+        side,
+        layer_name,
+    )
