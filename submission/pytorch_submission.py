@@ -17,7 +17,6 @@ from .pytorch import communication, labels
 from .pytorch.capture import Capture
 from .pytorch.first_order import FirstOrderOptimizer
 from .pytorch.preconditioner import KFACPreconditioner
-from .pytorch.running_statistics import RunningStatistics
 from .pytorch.wrappers import for_statistics, unwrap
 from .schedule import scheduled_learning_rate
 from .settings import Settings, get_batch_size, validate_hyperparameters
@@ -86,7 +85,7 @@ def update_params(
         model = for_statistics(model)
 
     optimizer.zero_grad()
-    running_statistics = RunningStatistics(model)
+    optimizer.running_statistics.remember()
     with contextlib.nullcontext() if capture is None else capture:
         with communication.exchanging('buffers of the model'):
             outputs, model_state = workload.model_fn(
@@ -133,7 +132,6 @@ def update_params(
 
     learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
     gradient_norm = optimizer.step(learning_rate)
-    running_statistics.restore_unless(torch.isfinite(gradient_norm))
 
     if global_step % LOG_INTERVAL == 0:
         _log(workload, global_step, loss, gradient_norm, optimizer_state)

@@ -10,6 +10,7 @@ from ..settings import Settings
 from .layers import KFACLayer
 from .moments import Moments
 from .preconditioner import KFACPreconditioner
+from .running_statistics import RunningStatistics
 
 
 class FirstOrderOptimizer:
@@ -51,6 +52,7 @@ class FirstOrderOptimizer:
                 'The model has no parameter to train: all of its '
                 f'{sum(1 for _ in model.parameters())} are frozen.'
             )
+        self.running_statistics = RunningStatistics(model)
         device = next(iter(self._parameters.values())).device
         self._nadamw = Moments(adaptive, device, second=True)
         if rule not in ('momentum', 'grafted'):
@@ -67,8 +69,9 @@ class FirstOrderOptimizer:
     def step(self, learning_rate: float) -> Tensor:
         """Updates the parameters from their `.grad`.
 
-        A step whose gradient is not finite changes nothing and is counted. That is
-        decided on the device, which the host does not wait for.
+        A step whose gradient is not finite changes nothing and is counted; what its
+        forward pass did to running statistics is taken back if they were remembered
+        before it. That is decided on the device, which the host does not wait for.
 
         Args:
           learning_rate: The learning rate of this step.
@@ -86,6 +89,7 @@ class FirstOrderOptimizer:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
         finite = torch.isfinite(norm)
         self._skipped_steps += ~finite
+        self.running_statistics.restore_unless(finite)
         if settings.grad_clip is not None:
             # torch.nn.utils.clip_grad_norm_'s rule, as in AlgoPerf's baseline.
             factor = (settings.grad_clip / (norm + 1e-6)).clamp(max=1.0)

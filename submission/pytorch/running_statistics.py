@@ -7,26 +7,31 @@ _NAMES = ('running_mean', 'running_var')
 
 
 class RunningStatistics:
-    """The running statistics of a model as they were before a step.
+    """The running statistics of a model, which a step that does not count leaves.
 
     A pass whose values are not finite leaves them not finite for good: no later pass
     brings a moving average back from NaN.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Remembers the statistics.
+        """Finds the statistics.
 
         Args:
-          model: The model, before its forward pass. Those of its modules count whose
-            buffers are named like those of `nn.BatchNorm2d`.
+          model: The model. Those of its modules count whose buffers are named like
+            those of `nn.BatchNorm2d`.
         """
         # By module: some put a new tensor in place of a buffer.
-        self._before = [
-            (module, name, statistic.clone())
+        self._places = [
+            (module, name)
             for module in model.modules()
-            for name, statistic in module.named_buffers(recurse=False)
+            for name, _ in module.named_buffers(recurse=False)
             if name in _NAMES
         ]
+        self._before: list[Tensor] = []
+
+    def remember(self) -> None:
+        """Remembers the statistics, before a forward pass."""
+        self._before = [getattr(*place).clone() for place in self._places]
 
     @torch.no_grad()
     def restore_unless(self, counts: Tensor) -> None:
@@ -35,6 +40,8 @@ class RunningStatistics:
         Args:
           counts: Whether the step counts, a scalar of booleans.
         """
-        for module, name, before in self._before:
-            statistic = getattr(module, name)
+        # Nothing is remembered where a step was taken without `remember`.
+        for place, before in zip(self._places, self._before, strict=False):
+            statistic = getattr(*place)
             statistic.copy_(torch.where(counts, statistic, before))
+        self._before = []
