@@ -68,10 +68,8 @@ def hyperparameters_of(method: str, workload: str) -> dict[str, Any]:
       ValueError: If there is no reference for the workload, or no point with the
         method's approximation.
     """
-    point: dict[str, Any]
     if method == 'nadamw':
-        point = reference_of(workload)['hyperparameters']
-        return point
+        return dict(reference_of(workload)['hyperparameters'])
     approximation = method.removeprefix('kfac_')
     for point in json.loads(SEARCH_SPACE.read_text()):
         if point['approximation'] == approximation:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from absl import logging
 
+from tests.workloads_overrides.runner.damage import KINDS, damage
 from workloads_overrides.runner import atomic_files, global_rng
 from workloads_overrides.runner.checkpoints import (
     restore_checkpoint,
@@ -95,30 +96,11 @@ def test_no_checkpoint_leaves_the_state(tmp_path):
     assert (state.global_step, state.preemption_count) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    'damage', ['empty', 'truncated', 'flipped', 'directory', 'text']
-)
-def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize('kind', KINDS)
+def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, kind):
     save(tmp_path, 1)
     save(tmp_path, 2)
-    newest = tmp_path / 'checkpoint_2'
-    content = bytearray(newest.read_bytes())
-    if damage == 'flipped':
-        # A byte of the weight itself: only the checksum can tell.
-        place = content.index(torch.tensor(1.9).numpy().tobytes())
-        content[place] ^= 1
-    if damage == 'directory':
-        # The compression method in the archive's table of contents.
-        content[content.index(b'PK\1\2') + 10] = 99
-    newest.write_bytes(
-        {
-            'empty': b'',
-            'truncated': bytes(content[: len(content) // 2]),
-            'flipped': bytes(content),
-            'directory': bytes(content),
-            'text': b'not a checkpoint',
-        }[damage]
-    )
+    damage(tmp_path / 'checkpoint_2', kind, torch.tensor(1.9).numpy().tobytes())
     lines = warnings_of(monkeypatch)
     state = new_state()
     assert restore_checkpoint(PYTORCH, tmp_path, state) is not None

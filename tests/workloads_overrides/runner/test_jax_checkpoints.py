@@ -9,6 +9,7 @@ import pytest
 from absl import logging
 from flax import serialization
 
+from tests.workloads_overrides.runner.damage import KINDS, damage
 from workloads_overrides.jax_sharding import replicated_sharding
 from workloads_overrides.runner import global_rng
 from workloads_overrides.runner.checkpoints import restore_checkpoint, save_checkpoint
@@ -131,29 +132,11 @@ def test_keys_are_those_of_algoperf_and_one_more(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    'damage', ['empty', 'truncated', 'flipped', 'directory', 'text']
-)
-def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize('kind', KINDS)
+def test_damaged_newest_falls_back_with_a_warning(tmp_path, monkeypatch, kind):
     save(tmp_path, 1)
     save(tmp_path, 2)
-    newest = tmp_path / 'checkpoint_2'
-    content = bytearray(newest.read_bytes())
-    if damage == 'flipped':
-        # A byte of the kernel itself: only the checksum can tell.
-        content[content.index(np.float32(2.1).tobytes())] ^= 1
-    if damage == 'directory':
-        # The compression method in the archive's table of contents.
-        content[content.index(b'PK\1\2') + 10] = 99
-    newest.write_bytes(
-        {
-            'empty': b'',
-            'truncated': bytes(content[: len(content) // 2]),
-            'flipped': bytes(content),
-            'directory': bytes(content),
-            'text': b'not a checkpoint',
-        }[damage]
-    )
+    damage(tmp_path / 'checkpoint_2', kind, np.float32(2.1).tobytes())
     lines = []
     monkeypatch.setattr(
         logging, 'warning', lambda text, *values: lines.append(text % values)
