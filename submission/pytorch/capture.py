@@ -131,7 +131,7 @@ class Capture:
         # Among padded positions the real ones have to be picked before any sum.
         may_sum = sums.sums_positions and not self._structure.pads_positions
         with torch.no_grad(), _own_precision(inputs):
-            rows, multiplicity = layer.input_rows(inputs, may_sum)
+            rows, multiplicity = layer.input_rows(inputs.detach(), may_sum)
             try:
                 shared = self._structure.to_weight_sharing_format(
                     rows, multiplicity, by_example=sums.sums_positions

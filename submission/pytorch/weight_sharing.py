@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..rows import AmbiguousRowsError, check_batch, check_time_major
@@ -26,16 +27,17 @@ class SharedTensor:
 
     Attributes:
       values: Has shape `[examples, positions, groups, features]`, or
-        `[rows, groups, features]` where the number of positions varies.
-      example_index: The example of each row, shape `[rows]`; None for the first
-        shape.
+        `[rows, groups, features]` where the number of positions varies; the rows of
+        an example follow one another.
+      first_rows: The first row of each example, shape `[examples]`; None for the
+        first shape.
       n_examples: Number of examples N.
       multiplicity: Number of positions that each row is the sum of.
       row_weight: Number of positions in the batch for each row here.
     """
 
     values: Tensor
-    example_index: Tensor | None
+    first_rows: Tensor | None
     n_examples: int
     multiplicity: int = 1
     row_weight: float = 1.0
@@ -50,23 +52,23 @@ class SharedTensor:
         The sums are in the precision of `sums_dtype`.
         """
         dtype = sums_dtype(self.values.dtype)
-        if self.example_index is None:
+        if self.first_rows is None:
             return self.values.sum(1, dtype=dtype)
-        shape = (self.n_examples, *self.values.shape[1:])
-        sums = self.values.new_zeros(shape, dtype=dtype)
-        return sums.index_add_(0, self.example_index, self.values.to(dtype))
+        rows = self.values.flatten(1).to(dtype)
+        # Faster than scattered additions, and in the same order every time.
+        numbers = torch.arange(len(rows), device=rows.device)
+        sums = F.embedding_bag(numbers, rows, self.first_rows, mode='sum')
+        return sums.view(self.n_examples, *self.values.shape[1:])
 
     def positions(self) -> Tensor:
         """Number of positions R_n of each example, shape `[examples]`."""
         dtype = sums_dtype(self.values.dtype)
-        if self.example_index is None:
+        if self.first_rows is None:
             count = self.values.shape[1] * self.multiplicity
             return self.values.new_full((self.n_examples,), count, dtype=dtype)
-        n_rows = len(self.example_index)
-        ones = self.values.new_full((n_rows,), self.multiplicity, dtype=dtype)
-        return self.values.new_zeros(self.n_examples, dtype=dtype).index_add_(
-            0, self.example_index, ones
-        )
+        n_rows = self.first_rows.new_tensor([len(self.values)])
+        counts = self.first_rows.diff(append=n_rows)
+        return counts.to(dtype) * self.multiplicity
 
 
 @functools.cache
@@ -85,14 +87,13 @@ class RealRows:
     Attributes:
       keep: Selects the real rows. A slice wherever padding comes last, since it
         selects without a copy.
-      example_index: The example of each real row; real examples are numbered
-        without gaps.
+      first_rows: The first of the real rows of each real example.
       n_examples: Number of real examples.
       row_weight: Number of real rows in the batch for each of these.
     """
 
     keep: slice | Tensor
-    example_index: Tensor
+    first_rows: Tensor
     n_examples: int
     row_weight: float = 1.0
 
@@ -107,18 +108,20 @@ class RealRows:
         """Builds the selection.
 
         Args:
-          example_of_row: The example of each row, numbered without gaps; arbitrary
-            for rows that are not real. Shape `[rows]`.
+          example_of_row: The example of each row, numbered without gaps and in
+            ascending order; arbitrary for rows that are not real. Shape `[rows]`.
           real: Whether a row is real, shape `[rows]`.
           n_examples: Number of real examples.
           n_real_rows: Number of real rows in the batch; None if these are all.
         """
         keep = _as_slice(real)
-        example_index = example_of_row[keep]
+        kept = example_of_row[keep]
+        examples = torch.arange(n_examples, device=kept.device)
+        first_rows = torch.searchsorted(kept, examples)
         if n_real_rows is None:
-            return cls(keep, example_index, n_examples)
-        row_weight = n_real_rows / max(len(example_index), 1)
-        return cls(keep, example_index, n_examples, row_weight)
+            return cls(keep, first_rows, n_examples)
+        row_weight = n_real_rows / max(len(kept), 1)
+        return cls(keep, first_rows, n_examples, row_weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +327,7 @@ def _select(flat: Tensor, rows: RealRows, multiplicity: int) -> SharedTensor:
     values = flat[: len(rows.keep)] if isinstance(rows.keep, Tensor) else flat
     return SharedTensor(
         values[rows.keep],
-        rows.example_index,
+        rows.first_rows,
         rows.n_examples,
         multiplicity,
         rows.row_weight,

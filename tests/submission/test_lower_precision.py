@@ -27,28 +27,28 @@ def _values(n, positions, seed):
     return 0.5 + torch.randn(n, positions, 1, D, generator=generator)
 
 
-def _shared(values, by_index):
+def _shared(values, varying):
     n = len(values)
-    if not by_index:
+    if not varying:
         return SharedTensor(values, None, n)
-    index = torch.arange(n).repeat_interleave(values.shape[1])
-    return SharedTensor(values.flatten(0, 1), index, n)
+    first_rows = torch.arange(n) * values.shape[1]
+    return SharedTensor(values.flatten(0, 1), first_rows, n)
 
 
-def _factors(approximation, inputs, gradients, by_index=False):
+def _factors(approximation, inputs, gradients, varying=False):
     sums = _make_sums(approximation)
-    sums.add_inputs(_shared(inputs, by_index))
-    sums.add_gradients(_shared(gradients, by_index))
+    sums.add_inputs(_shared(inputs, varying))
+    sums.add_gradients(_shared(gradients, varying))
     return sums.sums().kronecker_factors(len(inputs))
 
 
 @half
 @both
-@pytest.mark.parametrize('by_index', [False, True])
-def test_more_positions_than_the_precision_counts(dtype, approximation, by_index):
+@pytest.mark.parametrize('varying', [False, True])
+def test_more_positions_than_the_precision_counts(dtype, approximation, varying):
     """In 16 bits sums of ones end at 256 or 2048, and none passes 65504 in float16."""
     inputs, gradients = _values(20, 4000, 1), _values(20, 4000, 2)
-    found = _factors(approximation, inputs.to(dtype), gradients.to(dtype), by_index)
+    found = _factors(approximation, inputs.to(dtype), gradients.to(dtype), varying)
     expected = _factors(approximation, inputs.double(), gradients.double())
     for factor, exact in zip(found, expected, strict=True):
         assert factor.dtype == torch.float32

@@ -1,5 +1,6 @@
 """Rows, their examples and padding; the sums of both approximations."""
 
+import itertools
 from typing import NamedTuple
 
 import pytest
@@ -40,11 +41,12 @@ def _share(batch, values, multiplicity=1):
 
 def _by_example(shared):
     """The rows of each example."""
-    if shared.example_index is None:
+    if shared.first_rows is None:
         return [rows.squeeze(1) for rows in shared.values]
+    bounds = [*shared.first_rows.tolist(), len(shared.values)]
     return [
-        shared.values[shared.example_index == n].squeeze(1)
-        for n in range(shared.n_examples)
+        shared.values[first:stop].squeeze(1)
+        for first, stop in itertools.pairwise(bounds)
     ]
 
 
@@ -425,8 +427,9 @@ class TestSums:
         index = torch.tensor([0, 1, 1, 3, 3, 3])
         rows, gradients = double(6, D), double(6, 2, seed=1)
         sums = ReduceSums(bias, normalisation)
-        sums.add_inputs(SharedTensor(rows[:, None], index, N))
-        sums.add_gradients(SharedTensor(gradients[:, None], index, N))
+        first_rows = torch.searchsorted(index, torch.arange(N))
+        sums.add_inputs(SharedTensor(rows[:, None], first_rows, N))
+        sums.add_gradients(SharedTensor(gradients[:, None], first_rows, N))
         counts = torch.tensor([1, 2, 1, 3])[:, None]
         inputs = torch.stack(
             [self._inputs(bias, rows)[index == n].sum(0) for n in range(N)]
