@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import platform
@@ -14,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from experiments.processes import process_pool
 from workloads_overrides import registry
 from workloads_overrides.runner import frameworks
 from workloads_overrides.runner.config import StudyConfig
@@ -350,14 +350,6 @@ def train(
             for future in futures:
                 future.cancel()
     return records
-
-
-def process_pool(processes: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Returns a pool whose processes can train."""
-    # A fresh interpreter for each: PyTorch's threads do not survive a fork.
-    return concurrent.futures.ProcessPoolExecutor(
-        processes, multiprocessing.get_context('spawn')
-    )
 
 
 def folder_of(trial: Trial, folder: pathlib.Path) -> pathlib.Path:

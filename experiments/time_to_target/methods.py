@@ -1,4 +1,4 @@
-"""The methods, and the five points at which each is tried on every workload."""
+"""The methods, and the points at which each is tried on every workload."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SEARCH_SPACES = pathlib.Path(__file__).parent / 'search_spaces'
+WIDER_SEARCH_SPACES = SEARCH_SPACES / 'wider'
 # A folder for each workload and framework.
 RESULTS = pathlib.Path(__file__).parents[1] / 'results' / 'time_to_target'
 TRIALS = 5
@@ -23,12 +24,14 @@ class Method:
       search_space: Name of the file of its points.
       every_step: Whether statistics and inverses are computed in every step, as in
         the paper's Figure 5, whatever the points say.
+      wider: Whether the points of the wider search come after the five.
     """
 
     label: str
     submission: str
     search_space: str
     every_step: bool = False
+    wider: bool = False
 
     @functools.cached_property
     def points(self) -> Sequence[Mapping[str, Any]]:
@@ -46,6 +49,8 @@ class Method:
         if self.every_step:
             intervals = {'statistics_interval': 1, 'inverse_interval': 1}
             points = [{**point, **intervals} for point in points]
+        if self.wider:
+            points += json.loads((WIDER_SEARCH_SPACES / path.name).read_text())
         return points
 
 
@@ -69,4 +74,16 @@ EVERY_STEP = {
     'kfac_reduce_every_step': Method(
         'K-FAC-reduce, every step', 'kfac', 'kfac_reduce', every_step=True
     ),
+}
+# With more points than the five; NAdamW has been searched before.
+WIDER = {
+    name: dataclasses.replace(METHODS[name], wider=True)
+    for name in (
+        'kfac_expand',
+        'kfac_reduce',
+        'soap',
+        'shampoo',
+        'muon',
+        'schedule_free_adamw',
+    )
 }

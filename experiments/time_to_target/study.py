@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from tqdm import tqdm
 
 from experiments import trials
+from experiments.processes import process_pool
 from experiments.time_to_target.methods import Method
 from experiments.trials import Record, Trial
 
@@ -116,7 +117,7 @@ def run_studies(
     total = sum(len(study.pending) for study in waiting)
     running: dict[concurrent.futures.Future[Record], Study] = {}
     with (
-        trials.process_pool(processes) as pool,
+        process_pool(processes) as pool,
         tqdm(total=total, unit='trial') as progress,
     ):
 

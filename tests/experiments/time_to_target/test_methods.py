@@ -25,6 +25,8 @@ def test_every_method_has_five_different_valid_points(name):
 def test_both_approximations_are_tried_at_the_same_points():
     expand, reduce = (methods.METHODS[f'kfac_{a}'].points for a in ('expand', 'reduce'))
     assert [{**point, 'approximation': 'reduce'} for point in expand] == list(reduce)
+    expand, reduce = (methods.WIDER[f'kfac_{a}'].points for a in ('expand', 'reduce'))
+    assert [{**point, 'approximation': 'reduce'} for point in expand] == list(reduce)
 
 
 def test_every_step_changes_the_intervals_alone():
@@ -34,6 +36,18 @@ def test_every_step_changes_the_intervals_alone():
     ):
         assert point['statistics_interval'] == point['inverse_interval'] == 1
         assert {**point, 'statistics_interval': 10, 'inverse_interval': 10} == other
+
+
+def test_the_wider_search_is_as_wide_for_every_method():
+    for name, method in methods.WIDER.items():
+        five = list(methods.METHODS[name].points)
+        assert list(method.points[: methods.TRIALS]) == five
+        kind = RivalSettings if method.submission == 'rivals' else Settings
+        points = {
+            kind.from_hyperparameters(as_hyperparameters(dict(point)))
+            for point in method.points
+        }
+        assert len(points) == len(method.points) == methods.TRIALS + 8
 
 
 def test_unequal_budgets_are_refused(tmp_path, monkeypatch):
