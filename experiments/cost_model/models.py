@@ -203,13 +203,20 @@ def graph_network(
         Layer('node embedding', node_features, latent_dim, nodes, input_gradient=False),
         Layer('edge embedding', edge_features, latent_dim, edges, input_gradient=False),
     ]
-    elementwise = []
+    elementwise, elementwise_backward = [], []
     for first, count in ((True, 1), (False, steps - 1)):
         if count == 0:
             continue
         latent = latent_dim if first else hidden_dim
         globals_ = outputs if first else hidden_dim
         prefix = 'first' if first else 'later'
+        # Columns of a row that are picked from rows of another kind, all of them and
+        # those with a gradient, which the globals of the first step have not.
+        picked = {
+            'edges': (2 * latent + globals_, 2 * latent + (not first) * globals_),
+            'nodes': (globals_, (not first) * globals_),
+            'globals': (0, 0),
+        }
         updates = (
             ('edges', 3 * latent + globals_, edges),
             ('nodes', latent + 2 * hidden_dim + globals_, nodes),
@@ -217,16 +224,30 @@ def graph_network(
         )
         for kind, d_in, rows in updates:
             layers.append(Layer(f'{prefix} {kind}', d_in, hidden_dim, rows, count))
-            # Gathering and joining the inputs.
-            elementwise.append(pointwise(d_in * rows * count, 4, kernels=4 * count))
-            # Normalisation, activation, dropout.
-            elementwise.append(
-                pointwise(hidden_dim * rows * count, 7, kernels=3 * count)
-            )
-        # Sums of edges over their ends, of nodes and edges over their graph.
-        elementwise.append(
-            pointwise(hidden_dim * (3 * edges + nodes) * count, 2, kernels=4 * count)
-        )
+            columns, with_gradient = picked[kind]
+            hidden = hidden_dim * rows * count
+            elementwise += [
+                pointwise(columns * rows * count, passes=2, kernels=3 * count),
+                # All columns are joined.
+                pointwise(d_in * rows * count, passes=2, kernels=count),
+                # Normalisation and activation.
+                pointwise(hidden, passes=2 + 2, kernels=2 * count),
+            ]
+            elementwise_backward += [
+                # Copied apart, and added up where they were picked.
+                pointwise(with_gradient * rows * count, passes=4, kernels=6 * count),
+                pointwise(hidden, passes=3 + 3, kernels=2 * count),
+            ]
+        # Sums of edges over both of their ends, of nodes and edges over their graph.
+        summed = hidden_dim * (3 * edges + nodes) * count
+        elementwise.append(pointwise(summed, passes=2, kernels=8 * count))
+        elementwise_backward += [
+            pointwise(summed, passes=2, kernels=4 * count),
+            # An edge's output is used four times, and so is a node's.
+            pointwise(
+                hidden_dim * (edges + nodes) * count, passes=9, kernels=6 * count
+            ),
+        ]
     layers.append(Layer('decoder', hidden_dim, outputs, 1))
     n_norms = 3 * steps
     return Model(
@@ -235,8 +256,7 @@ def graph_network(
         tuple(layers),
         (),
         tuple(elementwise),
-        # The same work again, with gradients besides.
-        tuple(operation.times(2) for operation in elementwise),
+        tuple(elementwise_backward),
         other_parameters=2 * hidden_dim * n_norms,
         parameter_tensors=2 * (n_norms + sum(layer.count for layer in layers)),
     )

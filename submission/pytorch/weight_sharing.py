@@ -22,22 +22,52 @@ from ..rows import AmbiguousRowsError, check_batch, check_time_major
 
 
 @dataclasses.dataclass(frozen=True)
+class Segments:
+    """Rows of which those of an example follow one another.
+
+    Attributes:
+      first_rows: The first row of each example, shape `[examples]`.
+      n_rows: Number of rows of all examples.
+    """
+
+    first_rows: Tensor
+    n_rows: int
+
+    # Once for all the layers whose rows are spread like this.
+    @functools.cached_property
+    def row_numbers(self) -> Tensor:
+        """Numbers the rows, shape `[rows]`."""
+        return torch.arange(self.n_rows, device=self.first_rows.device)
+
+    @functools.cached_property
+    def counts(self) -> Tensor:
+        """Number of rows of each example, shape `[examples]`."""
+        return self.first_rows.diff(append=self.first_rows.new_tensor([self.n_rows]))
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """Sums each example's rows, `[rows, ...]` to `[examples, ...]`."""
+        # Faster than scattered additions, and in the same order every time.
+        sums = F.embedding_bag(
+            self.row_numbers, rows.flatten(1), self.first_rows, mode='sum'
+        )
+        return sums.view(len(self.first_rows), *rows.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
 class SharedTensor:
     """Inputs or output gradients of a layer in weight-sharing format, no padding.
 
     Attributes:
       values: Has shape `[examples, positions, groups, features]`, or
-        `[rows, groups, features]` where the number of positions varies; the rows of
-        an example follow one another.
-      first_rows: The first row of each example, shape `[examples]`; None for the
-        first shape.
+        `[rows, groups, features]` where the number of positions varies.
+      segments: The rows of each example; None for the first shape.
       n_examples: Number of examples N.
       multiplicity: Number of positions that each row is the sum of.
       row_weight: Number of positions in the batch for each row here.
     """
 
     values: Tensor
-    first_rows: Tensor | None
+    segments: Segments | None
     n_examples: int
     multiplicity: int = 1
     row_weight: float = 1.0
@@ -52,23 +82,17 @@ class SharedTensor:
         The sums are in the precision of `sums_dtype`.
         """
         dtype = sums_dtype(self.values.dtype)
-        if self.first_rows is None:
+        if self.segments is None:
             return self.values.sum(1, dtype=dtype)
-        rows = self.values.flatten(1).to(dtype)
-        # Faster than scattered additions, and in the same order every time.
-        numbers = torch.arange(len(rows), device=rows.device)
-        sums = F.embedding_bag(numbers, rows, self.first_rows, mode='sum')
-        return sums.view(self.n_examples, *self.values.shape[1:])
+        return self.segments.sums(self.values.to(dtype))
 
     def positions(self) -> Tensor:
         """Number of positions R_n of each example, shape `[examples]`."""
         dtype = sums_dtype(self.values.dtype)
-        if self.first_rows is None:
+        if self.segments is None:
             count = self.values.shape[1] * self.multiplicity
             return self.values.new_full((self.n_examples,), count, dtype=dtype)
-        n_rows = self.first_rows.new_tensor([len(self.values)])
-        counts = self.first_rows.diff(append=n_rows)
-        return counts.to(dtype) * self.multiplicity
+        return self.segments.counts.to(dtype) * self.multiplicity
 
 
 @functools.cache
@@ -87,13 +111,13 @@ class RealRows:
     Attributes:
       keep: Selects the real rows. A slice wherever padding comes last, since it
         selects without a copy.
-      first_rows: The first of the real rows of each real example.
+      segments: The real rows of each real example.
       n_examples: Number of real examples.
       row_weight: Number of real rows in the batch for each of these.
     """
 
     keep: slice | Tensor
-    first_rows: Tensor
+    segments: Segments
     n_examples: int
     row_weight: float = 1.0
 
@@ -117,11 +141,11 @@ class RealRows:
         keep = _as_slice(real)
         kept = example_of_row[keep]
         examples = torch.arange(n_examples, device=kept.device)
-        first_rows = torch.searchsorted(kept, examples)
+        segments = Segments(torch.searchsorted(kept, examples), len(kept))
         if n_real_rows is None:
-            return cls(keep, first_rows, n_examples)
+            return cls(keep, segments, n_examples)
         row_weight = n_real_rows / max(len(kept), 1)
-        return cls(keep, first_rows, n_examples, row_weight)
+        return cls(keep, segments, n_examples, row_weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +351,7 @@ def _select(flat: Tensor, rows: RealRows, multiplicity: int) -> SharedTensor:
     values = flat[: len(rows.keep)] if isinstance(rows.keep, Tensor) else flat
     return SharedTensor(
         values[rows.keep],
-        rows.first_rows,
+        rows.segments,
         rows.n_examples,
         multiplicity,
         rows.row_weight,

@@ -6,7 +6,7 @@ from torch import nn
 
 from submission.pytorch.approximations import ExpandSums, ReduceSums
 from submission.pytorch.preconditioner import KFACPreconditioner
-from submission.pytorch.weight_sharing import SharedTensor
+from submission.pytorch.weight_sharing import Segments, SharedTensor
 from submission.settings import Settings
 
 from .curvature import batch_of
@@ -31,8 +31,9 @@ def _shared(values, varying):
     n = len(values)
     if not varying:
         return SharedTensor(values, None, n)
-    first_rows = torch.arange(n) * values.shape[1]
-    return SharedTensor(values.flatten(0, 1), first_rows, n)
+    rows = values.flatten(0, 1)
+    segments = Segments(torch.arange(n) * values.shape[1], len(rows))
+    return SharedTensor(rows, segments, n)
 
 
 def _factors(approximation, inputs, gradients, varying=False):

@@ -9,6 +9,7 @@ import torch
 from submission.pytorch.approximations import ExpandSums, FactorSums, ReduceSums
 from submission.pytorch.weight_sharing import (
     BatchStructure,
+    Segments,
     SharedTensor,
 )
 from submission.rows import AmbiguousRowsError
@@ -41,9 +42,9 @@ def _share(batch, values, multiplicity=1):
 
 def _by_example(shared):
     """The rows of each example."""
-    if shared.first_rows is None:
+    if shared.segments is None:
         return [rows.squeeze(1) for rows in shared.values]
-    bounds = [*shared.first_rows.tolist(), len(shared.values)]
+    bounds = [*shared.segments.first_rows.tolist(), len(shared.values)]
     return [
         shared.values[first:stop].squeeze(1)
         for first, stop in itertools.pairwise(bounds)
@@ -427,9 +428,9 @@ class TestSums:
         index = torch.tensor([0, 1, 1, 3, 3, 3])
         rows, gradients = double(6, D), double(6, 2, seed=1)
         sums = ReduceSums(bias, normalisation)
-        first_rows = torch.searchsorted(index, torch.arange(N))
-        sums.add_inputs(SharedTensor(rows[:, None], first_rows, N))
-        sums.add_gradients(SharedTensor(gradients[:, None], first_rows, N))
+        segments = Segments(torch.searchsorted(index, torch.arange(N)), len(index))
+        sums.add_inputs(SharedTensor(rows[:, None], segments, N))
+        sums.add_gradients(SharedTensor(gradients[:, None], segments, N))
         counts = torch.tensor([1, 2, 1, 3])[:, None]
         inputs = torch.stack(
             [self._inputs(bias, rows)[index == n].sum(0) for n in range(N)]
@@ -536,3 +537,17 @@ class TestCancellation:
         torch.testing.assert_close(
             self._factor_b(gradients, torch.float64)[0], summed.T @ summed
         )
+
+
+@pytest.mark.parametrize('counts', [[2, 0, 3, 1], [0, 0], [], [0, 4], [5, 0]])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_sums_of_segments(counts, dtype):
+    examples = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts).long())
+    first_rows = torch.searchsorted(examples, torch.arange(len(counts)))
+    segments = Segments(first_rows, len(examples))
+    # Columns of a wider matrix, as a layer's inputs may be.
+    rows = double(len(examples), 2, 5)[..., 1:4].to(dtype)
+    expected = torch.zeros(len(counts), 2, 3, dtype=dtype)
+    expected.index_add_(0, examples, rows)
+    torch.testing.assert_close(segments.sums(rows), expected)
+    assert segments.counts.tolist() == counts
