@@ -10,7 +10,8 @@ MLP is four times as wide as the tokens, heads are four; tokens follow from the 
 a patch, so the first layer has fewer inputs the more of them there are. For each part
 of a step the exponent of its growth is fitted by least squares on logarithms, over all
 sizes, small ones, where a fixed cost for each operation counts, included. Writes
-`experiments/results/step_time/scaling_<framework>.json`, and a plot beside it.
+`experiments/results/step_time/scaling_<framework>.json`, and a plot beside it;
+`--report` measures nothing and fits and draws what there is.
 """
 
 import dataclasses
@@ -118,18 +119,17 @@ def fitted_exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float | N
     return round(float(slope), 3)
 
 
-def sweep(
+def _part_name(swept: str, value: int) -> str:
+    return f'{swept} {value}'
+
+
+def measure_sweeps(
     framework_name: str,
     sweeps: Mapping[str, Sequence[int]],
     rounds: int,
     results: Results,
-) -> dict[str, dict[str, list[float]]]:
-    """Times all sizes that the results lack.
-
-    Returns:
-      What is swept to part to the seconds at each size.
-    """
-    seconds: dict[str, dict[str, list[float]]] = {}
+) -> None:
+    """Times all sizes that the results lack."""
     sizes = [(swept, value) for swept, values in sweeps.items() for value in values]
     for swept, value in tqdm(sizes, unit='size'):
         size = dataclasses.replace(Size(), **{swept: value})
@@ -138,10 +138,54 @@ def sweep(
             parts = part_seconds(framework_name, size, rounds)
             return {part: round(value, 7) for part, value in parts.items()}
 
-        measured = results.ensure(f'{swept} {value}', measure)
-        for part, part_time in measured.items():
-            seconds.setdefault(swept, {}).setdefault(part, []).append(part_time)
+        results.ensure(_part_name(swept, value), measure)
+
+
+def measured_sweeps(
+    sweeps: Mapping[str, Sequence[int]], results: Results
+) -> dict[str, dict[str, list[float]]]:
+    """Collects the seconds of all sizes.
+
+    Returns:
+      What is swept to part to the seconds at each size.
+
+    Raises:
+      ValueError: If the results lack a size.
+    """
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for swept, values in sweeps.items():
+        for name in [_part_name(swept, value) for value in values]:
+            if name not in results.parts:
+                raise ValueError(
+                    f'{results.path} lacks {name!r}; measure it, without --report.'
+                )
+            for part, part_time in results.parts[name].items():
+                seconds.setdefault(swept, {}).setdefault(part, []).append(part_time)
     return seconds
+
+
+def report(results: Results, framework_name: str) -> str:
+    """Fits the exponents and draws the plot; returns the table.
+
+    Raises:
+      ValueError: If the results lack a size.
+    """
+    seconds = measured_sweeps(SWEEPS, results)
+    exponents = {
+        swept: {
+            part: fitted_exponent(SWEEPS[swept], of_part)
+            for part, of_part in parts.items()
+        }
+        for swept, parts in seconds.items()
+    }
+    plots.plot_scaling(
+        seconds,
+        SWEEPS,
+        exponents,
+        f'Offline vision transformer, {framework_name}: parts of a step',
+        results.path.with_suffix('.png'),
+    )
+    return tables.of_exponents(exponents)
 
 
 def _define_flags() -> None:
@@ -155,6 +199,7 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         'output_dir', 'experiments/results/step_time', 'Where results go.'
     )
+    flags.DEFINE_bool('report', False, 'Print the table and draw the plot only.')
 
 
 def main() -> None:
@@ -163,30 +208,19 @@ def main() -> None:
     logging.set_verbosity(logging.WARNING)
     values: Any = flags.FLAGS
     framework_name = values.framework
-    if values.num_threads is not None:
-        frameworks.load(framework_name).set_num_threads(values.num_threads)
     path = pathlib.Path(values.output_dir) / f'scaling_{framework_name}.json'
-    conditions = {'machine': trials.machine(framework_name), 'rounds': values.rounds}
-    results = Results.open(path, conditions)
-    seconds = sweep(framework_name, SWEEPS, values.rounds, results)
-    exponents = {
-        swept: {
-            part: fitted_exponent(SWEEPS[swept], of_part)
-            for part, of_part in parts.items()
+    if values.report:
+        results = Results.load(path)
+    else:
+        if values.num_threads is not None:
+            frameworks.load(framework_name).set_num_threads(values.num_threads)
+        conditions = {
+            'machine': trials.machine(framework_name),
+            'rounds': values.rounds,
         }
-        for swept, parts in seconds.items()
-    }
-    # Fitted anew each time: it costs nothing, and follows what was measured.
-    results.parts.pop('exponents', None)
-    results.ensure('exponents', lambda: exponents)
-    print(tables.of_exponents(exponents))
-    plots.plot_scaling(
-        seconds,
-        SWEEPS,
-        exponents,
-        f'Offline vision transformer, {framework_name}: parts of a step',
-        path.with_suffix('.png'),
-    )
+        results = Results.open(path, conditions)
+        measure_sweeps(framework_name, SWEEPS, values.rounds, results)
+    print(report(results, framework_name))
     print(f'Written to {path}')
 
 

@@ -51,12 +51,28 @@ def test_a_sweep_measures_each_size_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scaling, 'part_seconds', part_seconds)
     results = Results.open(tmp_path / 'results.json', {})
+    sweeps = {'width': (8, 64), 'depth': (1,)}
     for _ in range(2):
-        seconds = scaling.sweep(
-            'pytorch', {'width': (8, 64), 'depth': (1,)}, 2, results
-        )
-        assert seconds == {
+        scaling.measure_sweeps('pytorch', sweeps, 2, results)
+        assert scaling.measured_sweeps(sweeps, results) == {
             'width': {'factors': [8.0, 64.0]},
             'depth': {'factors': [64.0]},
         }
     assert measured == [Size(width=8), Size(width=64), Size(depth=1)]
+
+
+def test_a_report_measures_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, 'part_seconds', None)
+    results = Results.open(tmp_path / 'results.json', {})
+    for swept, values in SWEEPS.items():
+        for value in values:
+            size = {'factors, expand': 1e-3 * value**2, 'inverses': 0.01}
+            results.ensure(f'{swept} {value}', lambda size=size: size)
+    table = scaling.report(results, 'pytorch')
+    (row,) = (line for line in table.splitlines() if line.startswith('factors, expand'))
+    assert [cell.strip() for cell in row.split('|')[1:]] == ['2.00'] * 4
+    assert results.path.with_suffix('.png').stat().st_size > 0
+
+    del results.parts['depth 4']
+    with pytest.raises(ValueError, match="lacks 'depth 4'; measure it, without --rep"):
+        scaling.report(results, 'pytorch')
