@@ -3,8 +3,7 @@ r"""Compares K-FAC-expand, K-FAC-reduce and the NAdamW reference: `make run`.
 Each method trains the workload once with the same seed, the initial parameters and
 the data order included, through the built-in runner. NAdamW takes the workload's
 reference hyperparameters (`experiments/references.json`, set by
-`experiments.set_targets`), K-FAC the first point of `tuning_search_space.json` with
-its approximation, the same for every workload.
+`experiments.set_targets`), K-FAC the submission's defaults, whatever the workload.
 
 Prints a table and writes, to `runs/<workload>_<framework>/`, `summary.json`,
 `details.json` (curves, hyperparameters, seed, machine) and `comparison.png`; with
@@ -27,7 +26,6 @@ from workloads_overrides import registry
 
 ROOT = pathlib.Path(__file__).parent.parent
 REFERENCES = ROOT / 'experiments' / 'references.json'
-SEARCH_SPACE = ROOT / 'tuning_search_space.json'
 METHODS = ('nadamw', 'kfac_expand', 'kfac_reduce')
 LABELS = {
     'nadamw': 'NAdamW (tuned reference)',
@@ -65,16 +63,12 @@ def hyperparameters_of(method: str, workload: str) -> dict[str, Any]:
       workload: Name of the workload; only the NAdamW reference depends on it.
 
     Raises:
-      ValueError: If there is no reference for the workload, or no point with the
-        method's approximation.
+      ValueError: If there is no reference for the workload.
     """
     if method == 'nadamw':
         return dict(reference_of(workload)['hyperparameters'])
-    approximation = method.removeprefix('kfac_')
-    for point in json.loads(SEARCH_SPACE.read_text()):
-        if point['approximation'] == approximation:
-            return point
-    raise ValueError(f'{SEARCH_SPACE} has no point with approximation {approximation}.')
+    approximation: Any = method.removeprefix('kfac_')
+    return dataclasses.asdict(Settings(approximation=approximation))
 
 
 def folder_of(

@@ -119,7 +119,7 @@ class Settings:
     beta2: float = 0.95
     weight_decay: float = 0.2
     warmup_factor: float = 0.05
-    step_hint_factor: float = 0.4
+    step_hint_factor: float = 0.5
     dropout_rate: float | None = 0.0
     label_smoothing: float = 0.0
     grad_clip: float | None = None

@@ -5,7 +5,8 @@ Example::
     python -m experiments.variations --study=sensitivity --workload=ogbg_chembl
     python -m experiments.variations --study=tried --workload=ogbg_chembl --full
 
-The base points are those of `make run`. `sensitivity` moves the learning rate, the
+The base points are the first of K-FAC's search spaces in
+`experiments/time_to_target/search_spaces/`. `sensitivity` moves the learning rate, the
 damping, and the interval of statistics and inverses by factors from 1/10 to 10, and the
 learning rate of the tuned NAdamW reference too. `tried` trains the named variations of
 `experiments/variations/tried.json`. A trial ends when it reaches the validation target

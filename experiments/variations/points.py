@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from experiments import compare
+from experiments.time_to_target.methods import METHODS as COMPARED
 from experiments.trials import Trial
 from submission.settings import Approximation
 
@@ -34,14 +34,11 @@ class Point:
         return Trial(self.method, workload, framework, self.hyperparameters, seed)
 
 
-def base_points(
-    approximations: Sequence[str], workload: str
-) -> dict[str, dict[str, Any]]:
-    """Returns approximation to the point that `make run` trains it at.
+def base_points(approximations: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns approximation to the first point of its search space.
 
     Args:
       approximations: Names of approximations.
-      workload: Name of the workload.
 
     Raises:
       ValueError: For an approximation that K-FAC does not have.
@@ -53,7 +50,7 @@ def base_points(
                 f'{" and ".join(APPROXIMATIONS)}, separated by a comma.'
             )
     return {
-        approximation: compare.hyperparameters_of(METHODS[approximation], workload)
+        approximation: dict(COMPARED[METHODS[approximation]].points[0])
         for approximation in approximations
     }
 

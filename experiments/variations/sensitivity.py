@@ -66,7 +66,7 @@ def make_sweeps(workload: str, approximations: Sequence[str]) -> list[Sweep]:
     """
     bases = {
         f'kfac_{approximation}': point
-        for approximation, point in base_points(approximations, workload).items()
+        for approximation, point in base_points(approximations).items()
     }
     nadamw = {'nadamw': compare.hyperparameters_of('nadamw', workload)}
     return [

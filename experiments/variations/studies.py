@@ -63,7 +63,7 @@ class TriedStudy:
         approximations: Sequence[str],
         path: pathlib.Path = tried.TRIED,
     ) -> None:
-        self._bases = base_points(approximations, workload)
+        self._bases = base_points(approximations)
         self._variations = tried.load(path, self._bases)
 
     def points(self, only: Sequence[str] = ()) -> list[Point]:

@@ -5,7 +5,6 @@ import types
 
 import pytest
 
-from experiments.compare import SEARCH_SPACE
 from experiments.time_to_target import choose_points
 from experiments.time_to_target.choose_points import (
     _first_of,
@@ -16,6 +15,7 @@ from experiments.time_to_target.choose_points import (
 )
 from experiments.time_to_target.methods import METHODS, RESULTS
 from tests.experiments.time_to_target.records import make_record
+from tests.test_tuning_search_space import PATH as SEARCH_SPACE
 
 STEP_HINTS = {'gnn': 100, 'vit': 1000}
 

@@ -1,21 +1,21 @@
 import pytest
 
-from experiments import compare
+from experiments.time_to_target.methods import METHODS
 from experiments.variations import points
-from tests.experiments.variations.records import WORKLOAD, point
+from tests.experiments.variations.records import point
 
 
-def test_base_points_are_those_of_the_comparison():
-    bases = points.base_points(['reduce', 'expand'], WORKLOAD)
+def test_base_points_are_the_first_of_the_search_spaces():
+    bases = points.base_points(['reduce', 'expand'])
     assert list(bases) == ['reduce', 'expand']
     for approximation, base in bases.items():
         assert base['approximation'] == approximation
-        assert base == compare.hyperparameters_of(f'kfac_{approximation}', WORKLOAD)
+        assert base == METHODS[f'kfac_{approximation}'].points[0]
 
 
 def test_unknown_approximations_are_refused():
     with pytest.raises(ValueError, match=r"No approximation 'none'; .* expand and r"):
-        points.base_points(['none'], WORKLOAD)
+        points.base_points(['none'])
 
 
 def test_method_follows_the_approximation():

@@ -6,7 +6,7 @@ from experiments.variations import tried
 from experiments.variations.points import base_points
 from experiments.variations.tried_table import format_table
 from submission.settings import Settings
-from tests.experiments.variations.records import BASE, WORKLOAD, make_results
+from tests.experiments.variations.records import BASE, make_results
 
 BASES = {'expand': {**BASE, 'approximation': 'expand'}, 'reduce': BASE}
 MORE = {'name': 'more', 'description': 'more damping', 'changes': {'damping': 0.3}}
@@ -25,7 +25,7 @@ def load(folder, content):
 
 
 def test_the_file_here_loads():
-    bases = base_points(['expand', 'reduce'], WORKLOAD)
+    bases = base_points(['expand', 'reduce'])
     variations = tried.load(tried.TRIED, bases)
     assert len(variations) == 1 + len(json.loads(tried.TRIED.read_text()))
     assert len(variations) > 15
@@ -136,7 +136,7 @@ def test_table_says_where_trials_stopped_at_the_target(tmp_path):
     table = format_table(list(variations.values()), {'reduce': BASE}, results)
     assert rows_of(table) == [
         '| more | more damping | 10 (10) | 0.50 | 0.6000 | - |',
-        '| base | the point of `make run` | 20 (20) | 1.00 | 0.6000\\* | - |',
+        '| base | the first point of its search space | 20 (20) | 1.00 | 0.6000\\* | - |',
     ]
     assert table.splitlines()[-1].startswith('\\* A trial of the row ended')
 
