@@ -63,7 +63,7 @@ def load(
         raise ValueError(f'{path} cannot be read as JSON: {error}') from error
     if not isinstance(content, list) or not content:
         raise ValueError(f'{path} has to be a list of at least one variation.')
-    variations = {BASE: Variation(BASE, 'the first point of its search space', {})}
+    variations = {BASE: Variation(BASE, 'first point of the search space', {})}
     for number, entry in enumerate(content, start=1):
         try:
             variation = _variation(entry)

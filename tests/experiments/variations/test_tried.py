@@ -136,7 +136,7 @@ def test_table_says_where_trials_stopped_at_the_target(tmp_path):
     table = format_table(list(variations.values()), {'reduce': BASE}, results)
     assert rows_of(table) == [
         '| more | more damping | 10 (10) | 0.50 | 0.6000 | - |',
-        '| base | the first point of its search space | 20 (20) | 1.00 | 0.6000\\* | - |',
+        '| base | first point of the search space | 20 (20) | 1.00 | 0.6000\\* | - |',
     ]
     assert table.splitlines()[-1].startswith('\\* A trial of the row ended')
 
