@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from experiments import command, ggn
 from submission.pytorch.approximations import ExpandSums, FactorSums, ReduceSums
 from submission.pytorch.capture import Capture, Sums
-from submission.pytorch.layers import KFACLayer, assign_parameters
+from submission.pytorch.kfac_layer import KFACLayer
+from submission.pytorch.layers import assign_parameters
 from submission.pytorch.weight_sharing import BatchStructure
 
 Factors = tuple[Tensor, Tensor]

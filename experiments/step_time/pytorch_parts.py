@@ -24,8 +24,9 @@ from experiments.step_time.runs import Run
 from submission.pytorch import labels
 from submission.pytorch.approximations import ExpandSums, ReduceSums
 from submission.pytorch.capture import Capture
+from submission.pytorch.convolutions import ConvLayer
 from submission.pytorch.first_order import FirstOrderOptimizer
-from submission.pytorch.layers import ConvLayer, LinearLayer
+from submission.pytorch.layers import LinearLayer
 from submission.pytorch.preconditioner import KFACPreconditioner
 from submission.pytorch.weight_sharing import BatchStructure
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ..vanishing import rounding_share
-from .layers import KFACLayer
+from .kfac_layer import KFACLayer
 from .weight_sharing import SharedTensor
 
 Accumulators = dict[str, jax.Array]

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from ..rows import AmbiguousRowsError
 from .approximations import Accumulators, FactorSums, Sums
-from .layers import UNDER_VMAP, Application, KFACLayer, layer_class
+from .kfac_layer import KFACLayer
+from .layers import UNDER_VMAP, Application, layer_class
 from .naming import flatten
 from .tracing import is_mapped, is_traced_apart, traced_anew
 from .weight_sharing import BatchStructure, sums_dtype

@@ -15,7 +15,8 @@ from ..vanishing import TELLING_UPDATES, log_vanished
 from .approximations import ExpandSums, FactorSums, ReduceSums, Sums
 from .capture import Capture
 from .factors import KroneckerFactors
-from .layers import Application, KFACLayer, assign_parameters
+from .kfac_layer import KFACLayer
+from .layers import Application, assign_parameters
 from .naming import flatten, unflatten
 from .weight_sharing import BatchStructure, sums_dtype
 

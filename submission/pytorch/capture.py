@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..rows import AmbiguousRowsError
 from .approximations import ExpandSums, FactorSums, ReduceSums
-from .layers import KFACLayer
+from .kfac_layer import KFACLayer
 from .weight_sharing import BatchStructure, sums_dtype
 
 Sums = ExpandSums | ReduceSums

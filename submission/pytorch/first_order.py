@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..settings import Settings
-from .layers import KFACLayer
+from .kfac_layer import KFACLayer
 from .moments import Moments
 from .preconditioner import KFACPreconditioner
 from .running_statistics import RunningStatistics

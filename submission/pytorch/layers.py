@@ -1,88 +1,17 @@
 """The layers that K-FAC handles, and the table of who trains which parameter.
 
-A layer class says how the inputs, output gradients and parameter gradients of its
-kind become rows and matrices; all else is the same for every kind. To support
-another kind of layer, add a class and name it in `_layer_class`.
+To support another kind of layer, add a class and name it in `_layer_class`.
 """
 
 import collections
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ..assignments import Assignment
-from .weight_sharing import sums_dtype
-
-
-class KFACLayer:
-    """A linear weight-sharing layer: a weight, perhaps a bias, and their modules.
-
-    Attributes:
-      name: Name of the (first) module in the model.
-      modules: The modules that apply these parameters; several if they share them.
-      weight: The weight parameter.
-      bias: The bias parameter; None if there is none or it is frozen.
-      parameter_names: Names of weight and bias in the model.
-      groups: Number of independent blocks of the layer's weight.
-      input_dim: Columns of a block's weight matrix, the bias counted.
-      output_dim: Rows of a block's weight matrix.
-    """
-
-    groups: int = 1
-
-    def __init__(self, name: str, module: nn.Module) -> None:
-        assert isinstance(module.weight, nn.Parameter)
-        self.name = name
-        self.modules: list[nn.Module] = [module]
-        self.weight = module.weight
-        self.bias: nn.Parameter | None = None
-        if isinstance(module.bias, nn.Parameter) and module.bias.requires_grad:
-            self.bias = module.bias
-        names = ['weight'] if self.bias is None else ['weight', 'bias']
-        self.parameter_names = [f'{name}.{n}' if name else n for n in names]
-        self.output_dim = self.weight.shape[0] // self.groups
-        self.input_dim = self.weight[0].numel() + (self.bias is not None)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Weight and bias, in the order of `parameter_names`."""
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
-
-    def input_rows(self, inputs: Tensor, sum_positions: bool) -> tuple[Tensor, int]:
-        """Returns the rows that the weight matrix is multiplied with.
-
-        Args:
-          inputs: The module's input.
-          sum_positions: Whether the caller will sum over positions anyway, which
-            some layers can do at less cost.
-
-        Returns:
-          Rows of shape `[*leading, groups, d]` without the bias's 1, and how many
-          positions each of them is the sum of.
-        """
-        raise NotImplementedError
-
-    def gradient_rows(self, gradients: Tensor) -> Tensor:
-        """Returns output gradients as rows of shape `[*leading, groups, d_out]`."""
-        raise NotImplementedError
-
-    def to_matrix(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Joins the gradients of weight and bias, `[groups, d_out, d_in]`."""
-        matrix = gradients[0].reshape(self.groups, self.output_dim, -1)
-        if len(gradients) == 1:
-            return matrix
-        bias = gradients[1].reshape(self.groups, self.output_dim, 1)
-        return torch.cat([matrix, bias], -1)
-
-    def from_matrix(self, matrix: Tensor) -> list[Tensor]:
-        """Splits a matrix `[groups, d_out, d_in]` into weight and bias."""
-        if self.bias is None:
-            return [matrix.reshape(self.weight.shape)]
-        weight, bias = matrix[..., :-1], matrix[..., -1]
-        return [weight.reshape(self.weight.shape), bias.reshape(self.bias.shape)]
+from .convolutions import ConvLayer
+from .kfac_layer import KFACLayer
 
 
 class LinearLayer(KFACLayer):
@@ -96,87 +25,6 @@ class LinearLayer(KFACLayer):
     def gradient_rows(self, gradients: Tensor) -> Tensor:
         """See base class."""
         return gradients.unsqueeze(-2)
-
-
-class ConvLayer(KFACLayer):
-    """`nn.Conv1d` and `nn.Conv2d`; the positions are the output pixels.
-
-    A row is the patch of the (padded) input under the kernel at one output pixel.
-    Both kinds are handled as two-dimensional.
-    """
-
-    def __init__(self, name: str, module: nn.Module) -> None:
-        assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        self.groups = module.groups
-        super().__init__(name, module)
-        self._is_1d = isinstance(module, nn.Conv1d)
-        lift = (1,) if self._is_1d else ()
-        self._kernel = lift + tuple(module.kernel_size)
-        self._stride = lift + tuple(module.stride)
-        self._dilation = lift + tuple(module.dilation)
-        # Also right for padding='same', where the sides may differ.
-        self._padding = list(module._reversed_padding_repeated_twice)
-        self._padding_mode = module.padding_mode
-
-    def _padded(self, inputs: Tensor) -> Tensor:
-        spatial_axes = 1 if self._is_1d else 2
-        if inputs.dim() == spatial_axes + 1:
-            inputs = inputs.unsqueeze(0)
-        if any(self._padding):
-            mode = 'constant' if self._padding_mode == 'zeros' else self._padding_mode
-            inputs = F.pad(inputs, self._padding, mode=mode)
-        return inputs.unsqueeze(2) if self._is_1d else inputs
-
-    def input_rows(self, inputs: Tensor, sum_positions: bool) -> tuple[Tensor, int]:
-        """See base class."""
-        padded = self._padded(inputs)
-        if sum_positions:
-            return self._summed_patches(padded)
-        patches = F.unfold(
-            padded, self._kernel, dilation=self._dilation, stride=self._stride
-        )
-        n, _, positions = patches.shape
-        rows = patches.view(n, self.groups, -1, positions)
-        return rows.permute(0, 3, 1, 2), 1
-
-    def _summed_patches(self, padded: Tensor) -> tuple[Tensor, int]:
-        """Sums the patches without unfolding (Dangel, arXiv 2307.02275).
-
-        One kernel element meets a strided window of the input, so the sum of all
-        patches takes one window sum for each kernel element.
-        """
-        n_positions = 1
-        starts: list[list[slice]] = []
-        for axis in range(2):
-            size, kernel = padded.shape[2 + axis], self._kernel[axis]
-            stride, dilation = self._stride[axis], self._dilation[axis]
-            n_out = (size - dilation * (kernel - 1) - 1) // stride + 1
-            n_positions *= n_out
-            span = stride * (n_out - 1) + 1
-            starts.append(
-                [
-                    slice(k * dilation, k * dilation + span, stride)
-                    for k in range(kernel)
-                ]
-            )
-        dtype = sums_dtype(padded.dtype)
-        sums = [
-            padded[:, :, rows, columns].sum((2, 3), dtype=dtype)
-            for rows in starts[0]
-            for columns in starts[1]
-        ]
-        patches = torch.stack(sums, -1)
-        return patches.reshape(len(padded), 1, self.groups, -1), n_positions
-
-    def gradient_rows(self, gradients: Tensor) -> Tensor:
-        """See base class."""
-        spatial_axes = 1 if self._is_1d else 2
-        if gradients.dim() == spatial_axes + 1:
-            gradients = gradients.unsqueeze(0)
-        n = gradients.shape[0]
-        return gradients.reshape(n, self.groups, self.output_dim, -1).permute(
-            0, 3, 1, 2
-        )
 
 
 def assign_parameters(

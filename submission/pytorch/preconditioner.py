@@ -16,7 +16,8 @@ from .approximations import ExpandSums, ReduceSums
 from .capture import Capture, Sums
 from .factors import KroneckerFactor
 from .inverses import mean_eigenvalue, vanishing_eigenvalue
-from .layers import KFACLayer, assign_parameters
+from .kfac_layer import KFACLayer
+from .layers import assign_parameters
 from .sharding import sharded_inverses, sum_over_processes
 from .weight_sharing import BatchStructure, sums_dtype
 

@@ -14,7 +14,7 @@ from . import communication
 from .approximations import FactorSums
 from .factors import KroneckerFactor
 from .inverses import DampedInverse, damped_inverses
-from .layers import KFACLayer
+from .kfac_layer import KFACLayer
 from .packing import pack_symmetric, packed_size, unpack_symmetric
 from .weight_sharing import sums_dtype
 

@@ -10,11 +10,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from submission.assignments import format_assignments
-from submission.pytorch.layers import (
-    ConvLayer,
-    LinearLayer,
-    assign_parameters,
-)
+from submission.pytorch.convolutions import ConvLayer
+from submission.pytorch.layers import LinearLayer, assign_parameters
 
 from .curvature import double
 

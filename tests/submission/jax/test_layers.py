@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from submission.jax.layers import ConvLayer, LinearLayer
+from submission.jax.convolutions import ConvLayer
+from submission.jax.layers import LinearLayer
 from submission.jax.naming import flatten, unflatten
 
 from .curvature import double, find_layers, init
