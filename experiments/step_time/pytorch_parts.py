@@ -24,7 +24,7 @@ from experiments.step_time.runs import Run
 from submission.pytorch import labels
 from submission.pytorch.approximations import ExpandSums, ReduceSums
 from submission.pytorch.capture import Capture
-from submission.pytorch.convolutions import ConvLayer
+from submission.pytorch.convolutions import ConvLayer, ConvTransposeLayer
 from submission.pytorch.first_order import FirstOrderOptimizer
 from submission.pytorch.layers import LinearLayer
 from submission.pytorch.preconditioner import KFACPreconditioner
@@ -43,7 +43,7 @@ _FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
     ),
     *(
         (owner, name, 'factors')
-        for owner in (LinearLayer, ConvLayer)
+        for owner in (LinearLayer, ConvLayer, ConvTransposeLayer)
         for name in ('input_rows', 'gradient_rows')
     ),
     (BatchStructure, 'to_weight_sharing_format', 'factors'),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ..assignments import Assignment
-from .convolutions import ConvLayer
+from .convolutions import ConvLayer, ConvTransposeLayer
 from .kfac_layer import KFACLayer, UnsupportedLayerError, ordered_back
 
 UNDER_VMAP = 'runs under a vmap that hides the batch'
@@ -299,11 +299,13 @@ def _check_given(name: str, parameter_shapes: Mapping[str, tuple[int, ...]]) -> 
         )
 
 
-def layer_class(kind: type[nn.Module]) -> type[LinearLayer] | type[ConvLayer] | None:
+def layer_class(kind: type[nn.Module]) -> type[KFACLayer] | None:
     """Returns the class for a kind of module, unless its forward pass is its own."""
     call = kind.__call__
     if call in (nn.Dense.__call__, nn.DenseGeneral.__call__, nn.Einsum.__call__):
         return LinearLayer
     if call is nn.Conv.__call__ and issubclass(kind, nn.Conv):
         return ConvLayer
+    if call is nn.ConvTranspose.__call__:
+        return ConvTransposeLayer
     return None

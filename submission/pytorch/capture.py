@@ -107,7 +107,8 @@ class Capture:
         if not output.requires_grad:
             return None
         if not self._forward_is_over:
-            self._add_inputs(layer, args[0] if args else kwargs['input'])
+            inputs = args[0] if args else kwargs['input']
+            self._add_inputs(layer, inputs, output.shape)
         if layer.name in self.errors:
             return None
         # The edge, not the tensor: the model may change its output in place. Of a
@@ -126,12 +127,16 @@ class Capture:
         # Also when it runs again, for that has to take the same course.
         return copied
 
-    def _add_inputs(self, layer: KFACLayer, inputs: Tensor) -> None:
+    def _add_inputs(
+        self, layer: KFACLayer, inputs: Tensor, output_shape: torch.Size
+    ) -> None:
         sums = self._sums[layer.name]
         # Among padded positions the real ones have to be picked before any sum.
         may_sum = sums.sums_positions and not self._structure.pads_positions
         with torch.no_grad(), _own_precision(inputs):
-            rows, multiplicity = layer.input_rows(inputs.detach(), may_sum)
+            rows, multiplicity = layer.input_rows(
+                inputs.detach(), may_sum, output_shape
+            )
             try:
                 shared = self._structure.to_weight_sharing_format(
                     rows, multiplicity, by_example=sums.sums_positions

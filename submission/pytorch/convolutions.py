@@ -1,4 +1,8 @@
-"""Convolutions."""
+"""Convolutions and transposed convolutions: linear layers on patches."""
+
+import itertools
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,40 +12,70 @@ from .kfac_layer import KFACLayer
 from .weight_sharing import sums_dtype
 
 
-class ConvLayer(KFACLayer):
-    """`nn.Conv1d` and `nn.Conv2d`; the positions are the output pixels.
+class _Convolution(KFACLayer):
+    """What all convolutions share; the positions are the output pixels.
+
+    Those over one axis are handled as two-dimensional.
+    """
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        assert isinstance(
+            module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
+        )
+        self.groups = module.groups
+        super().__init__(name, module)
+        self._is_1d = isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
+        self._kernel = self._lifted(module.kernel_size)
+        self._stride = self._lifted(module.stride)
+        self._dilation = self._lifted(module.dilation)
+
+    def _lifted(self, sizes: Sequence[int], missing: int = 1) -> tuple[int, ...]:
+        """Puts the axis that one-dimensional convolutions lack before the other."""
+        return (missing, *sizes) if self._is_1d else tuple(sizes)
+
+    def _batched(self, images: Tensor) -> Tensor:
+        """Gives a single image a batch axis."""
+        spatial_axes = 1 if self._is_1d else 2
+        return images.unsqueeze(0) if images.dim() == spatial_axes + 1 else images
+
+    def _output_pixels(self, output_shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the number of output pixels along both axes."""
+        return self._lifted(output_shape[-1 if self._is_1d else -2 :])
+
+    def gradient_rows(self, gradients: Tensor) -> Tensor:
+        """See base class."""
+        images = self._batched(gradients)
+        rows = images.reshape(len(images), self.groups, self.output_dim, -1)
+        return rows.permute(0, 3, 1, 2)
+
+
+class ConvLayer(_Convolution):
+    """`nn.Conv1d` and `nn.Conv2d`.
 
     A row is the patch of the (padded) input under the kernel at one output pixel.
-    Both kinds are handled as two-dimensional.
     """
 
     def __init__(self, name: str, module: nn.Module) -> None:
         assert isinstance(module, nn.Conv1d | nn.Conv2d)
-        self.groups = module.groups
         super().__init__(name, module)
-        self._is_1d = isinstance(module, nn.Conv1d)
-        lift = (1,) if self._is_1d else ()
-        self._kernel = lift + tuple(module.kernel_size)
-        self._stride = lift + tuple(module.stride)
-        self._dilation = lift + tuple(module.dilation)
         # Also right for padding='same', where the sides may differ.
         self._padding = list(module._reversed_padding_repeated_twice)
         self._padding_mode = module.padding_mode
 
     def _padded(self, inputs: Tensor) -> Tensor:
-        spatial_axes = 1 if self._is_1d else 2
-        if inputs.dim() == spatial_axes + 1:
-            inputs = inputs.unsqueeze(0)
+        images = self._batched(inputs)
         if any(self._padding):
             mode = 'constant' if self._padding_mode == 'zeros' else self._padding_mode
-            inputs = F.pad(inputs, self._padding, mode=mode)
-        return inputs.unsqueeze(2) if self._is_1d else inputs
+            images = F.pad(images, self._padding, mode=mode)
+        return images.unsqueeze(2) if self._is_1d else images
 
-    def input_rows(self, inputs: Tensor, sum_positions: bool) -> tuple[Tensor, int]:
+    def input_rows(
+        self, inputs: Tensor, sum_positions: bool, output_shape: Sequence[int]
+    ) -> tuple[Tensor, int]:
         """See base class."""
         padded = self._padded(inputs)
         if sum_positions:
-            return self._summed_patches(padded)
+            return self._summed_patches(padded, output_shape)
         patches = F.unfold(
             padded, self._kernel, dilation=self._dilation, stride=self._stride
         )
@@ -49,41 +83,135 @@ class ConvLayer(KFACLayer):
         rows = patches.view(n, self.groups, -1, positions)
         return rows.permute(0, 3, 1, 2), 1
 
-    def _summed_patches(self, padded: Tensor) -> tuple[Tensor, int]:
+    def _summed_patches(
+        self, padded: Tensor, output_shape: Sequence[int]
+    ) -> tuple[Tensor, int]:
         """Sums the patches without unfolding (Dangel, arXiv 2307.02275).
 
         One kernel element meets a strided window of the input, so the sum of all
         patches takes one window sum for each kernel element.
         """
-        n_positions = 1
+        pixels = self._output_pixels(output_shape)
         starts: list[list[slice]] = []
-        for axis in range(2):
-            size, kernel = padded.shape[2 + axis], self._kernel[axis]
+        for axis, n_out in enumerate(pixels):
             stride, dilation = self._stride[axis], self._dilation[axis]
-            n_out = (size - dilation * (kernel - 1) - 1) // stride + 1
-            n_positions *= n_out
             span = stride * (n_out - 1) + 1
             starts.append(
                 [
                     slice(k * dilation, k * dilation + span, stride)
-                    for k in range(kernel)
+                    for k in range(self._kernel[axis])
                 ]
             )
         dtype = sums_dtype(padded.dtype)
         sums = [
             padded[:, :, rows, columns].sum((2, 3), dtype=dtype)
-            for rows in starts[0]
-            for columns in starts[1]
+            for rows, columns in itertools.product(*starts)
         ]
         patches = torch.stack(sums, -1)
-        return patches.reshape(len(padded), 1, self.groups, -1), n_positions
+        return patches.reshape(len(padded), 1, self.groups, -1), math.prod(pixels)
 
-    def gradient_rows(self, gradients: Tensor) -> Tensor:
+
+class ConvTransposeLayer(_Convolution):
+    """`nn.ConvTranspose1d` and `nn.ConvTranspose2d`.
+
+    A row is the patch under the flipped kernel, at one output pixel, of the input with
+    `stride - 1` zeros between its pixels and padding around them. Along an axis,
+    element k of the weight meets input pixel i at output pixel
+    `stride * i + dilation * k - padding`. That says all, so the zeros and the flipped
+    kernel are never formed. The elements of a row are in the order of the weight.
+
+    A pixel meets only some elements if the stride is above 1, and K-FAC-expand with a
+    `statistics_stride` that has a factor in common with it may never see the others.
+    """
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        assert isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d)
+        super().__init__(name, module)
+        assert isinstance(module.padding, tuple)
+        self._padding = self._lifted(module.padding, missing=0)
+        # The weight is `[C_in, C_out / groups, *kernel]`.
+        self.output_dim = self.weight.shape[1]
+        self.input_dim = self.weight[:, 0].numel() // self.groups
+        self.input_dim += self.bias is not None
+
+    def input_rows(
+        self, inputs: Tensor, sum_positions: bool, output_shape: Sequence[int]
+    ) -> tuple[Tensor, int]:
+        """See base class.
+
+        To sum the patches takes one window sum of the input for each kernel element.
+        """
+        images = self._batched(inputs)
+        images = images.unsqueeze(2) if self._is_1d else images
+        n, channels = images.shape[:2]
+        pixels = self._output_pixels(output_shape)
+        met = list(itertools.product(*self._meetings(images.shape[2:], pixels)))
+        if sum_positions:
+            dtype = sums_dtype(images.dtype)
+            sums = [
+                images[:, :, rows, columns].sum((2, 3), dtype=dtype)
+                for (rows, _), (columns, _) in met
+            ]
+            patches = torch.stack(sums, -1)
+            return patches.view(n, 1, self.groups, -1), math.prod(pixels)
+        patches = images.new_zeros(n, *pixels, channels, len(met))
+        channels_last = images.permute(0, 2, 3, 1)
+        for k, ((rows, at_rows), (columns, at_columns)) in enumerate(met):
+            patches[:, at_rows, at_columns, :, k] = channels_last[:, rows, columns]
+        return patches.view(n, math.prod(pixels), self.groups, -1), 1
+
+    def _meetings(
+        self, n_in: Sequence[int], n_out: Sequence[int]
+    ) -> list[list[tuple[slice, slice]]]:
+        """Returns what each kernel element of each axis meets, and where.
+
+        Args:
+          n_in: Number of input pixels along each axis.
+          n_out: Number of output pixels along each axis.
+
+        Returns:
+          For each axis and element the input pixels that it meets, and the output
+          pixels at which it does.
+        """
+        return [
+            [
+                _meeting(k * dilation - padding, stride, n_in[axis], n_out[axis])
+                for k in range(self._kernel[axis])
+            ]
+            for axis, (stride, dilation, padding) in enumerate(
+                zip(self._stride, self._dilation, self._padding, strict=True)
+            )
+        ]
+
+    def to_matrix(self, gradients: Sequence[Tensor]) -> Tensor:
         """See base class."""
-        spatial_axes = 1 if self._is_1d else 2
-        if gradients.dim() == spatial_axes + 1:
-            gradients = gradients.unsqueeze(0)
-        n = gradients.shape[0]
-        return gradients.reshape(n, self.groups, self.output_dim, -1).permute(
-            0, 3, 1, 2
-        )
+        weight = gradients[0].unflatten(0, (self.groups, -1)).transpose(1, 2)
+        return super().to_matrix([weight, *gradients[1:]])
+
+    def from_matrix(self, matrix: Tensor) -> list[Tensor]:
+        """See base class."""
+        weight, *bias = super().from_matrix(matrix)
+        d_out, kernel = self.output_dim, self.weight.shape[2:]
+        by_output = weight.reshape(self.groups, d_out, -1, *kernel)
+        # In the parameter's order: otherwise updates of all parameters, which are made
+        # together, would be made one by one.
+        by_input = by_output.transpose(1, 2).contiguous()
+        return [by_input.view(self.weight.shape), *bias]
+
+
+def _meeting(offset: int, stride: int, n_in: int, n_out: int) -> tuple[slice, slice]:
+    """Returns the input and the output pixels that meet at one kernel element.
+
+    Args:
+      offset: Input pixel i meets it at output pixel `stride * i + offset`.
+      stride: See above.
+      n_in: Number of input pixels.
+      n_out: Number of output pixels.
+    """
+    # The first and the last input pixel of which there is that output pixel.
+    first = max(-(offset // stride), 0)
+    last = min((n_out - 1 - offset) // stride, n_in - 1)
+    if last < first:
+        return slice(0), slice(0)
+    outputs = slice(stride * first + offset, stride * last + offset + 1, stride)
+    return slice(first, last + 1), outputs

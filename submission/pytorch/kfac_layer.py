@@ -44,13 +44,17 @@ class KFACLayer:
         """Weight and bias, in the order of `parameter_names`."""
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
-    def input_rows(self, inputs: Tensor, sum_positions: bool) -> tuple[Tensor, int]:
+    def input_rows(
+        self, inputs: Tensor, sum_positions: bool, output_shape: Sequence[int]
+    ) -> tuple[Tensor, int]:
         """Returns the rows that the weight matrix is multiplied with.
 
         Args:
           inputs: The module's input.
           sum_positions: Whether the caller will sum over positions anyway, which
             some layers can do at less cost.
+          output_shape: Shape of the module's output, which does not always follow
+            from that of its input (`output_size` of `nn.ConvTranspose2d`).
 
         Returns:
           Rows of shape `[*leading, groups, d]` without the bias's 1, and how many

@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ..assignments import Assignment
-from .convolutions import ConvLayer
+from .convolutions import ConvLayer, ConvTransposeLayer
 from .kfac_layer import KFACLayer
 
 
 class LinearLayer(KFACLayer):
     """`nn.Linear` on inputs `[*leading, d_in]`, any number of leading axes."""
 
-    def input_rows(self, inputs: Tensor, sum_positions: bool) -> tuple[Tensor, int]:
+    def input_rows(
+        self, inputs: Tensor, sum_positions: bool, output_shape: Sequence[int]
+    ) -> tuple[Tensor, int]:
         """See base class."""
-        del sum_positions
+        del sum_positions, output_shape
         return inputs.unsqueeze(-2), 1
 
     def gradient_rows(self, gradients: Tensor) -> Tensor:
@@ -110,4 +112,6 @@ def _layer_class(module: nn.Module) -> type[KFACLayer] | None:
         return LinearLayer
     if forward is nn.Conv1d.forward or forward is nn.Conv2d.forward:
         return ConvLayer
+    if forward in (nn.ConvTranspose1d.forward, nn.ConvTranspose2d.forward):
+        return ConvTransposeLayer
     return None

@@ -328,6 +328,23 @@ class TestCalls:
         _assert_same(found, expected)
 
     @both
+    @pytest.mark.parametrize('by_keyword', [False, True])
+    def test_output_size(self, approximation, by_keyword):
+        """Of two sizes with the same input, given in the call or to the module."""
+        plain, larger = (
+            nn.ConvTranspose2d(2, 3, 3, 2, output_padding=n).double() for n in (0, 1)
+        )
+        larger.load_state_dict(plain.state_dict())
+        batch = batch_of(double(N, 2, 4, 3))
+
+        def forward(x):
+            size = larger(x).shape[2:]
+            return plain(x, output_size=size) if by_keyword else plain(x, size)
+
+        found = _empirical(plain, batch, approximation, forward)
+        _assert_same(found, _empirical(larger, batch, approximation))
+
+    @both
     def test_single_vector(self, approximation):
         """A learnt vector through a linear layer has no example and no position."""
         layer, batch = nn.Linear(D, D).double(), batch_of(double(N, D))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from submission.assignments import format_assignments
-from submission.pytorch.convolutions import ConvLayer
+from submission.pytorch.convolutions import ConvLayer, ConvTransposeLayer
 from submission.pytorch.layers import LinearLayer, assign_parameters
 
 from .curvature import double
@@ -46,6 +46,36 @@ def convolutions(draw):
     return module, double(n, module.in_channels, *sizes, seed=draw(st.integers(0, 99)))
 
 
+@st.composite
+def transposed_convolutions(draw):
+    """A transposed convolution of any geometry and an input for it."""
+    axes = draw(st.sampled_from([1, 2]))
+
+    def ints(low, high):
+        return draw(st.tuples(*[st.integers(low, high)] * axes))
+
+    groups = draw(st.integers(1, 3))
+    stride, dilation = ints(1, 3), ints(1, 2)
+    module = (nn.ConvTranspose1d, nn.ConvTranspose2d)[axes - 1](
+        groups * draw(st.integers(1, 2)),
+        groups * draw(st.integers(1, 2)),
+        ints(1, 3),
+        stride=stride,
+        padding=ints(0, 2),
+        # torch asks for less than the larger of stride and dilation.
+        output_padding=tuple(
+            draw(st.integers(0, max(pair) - 1))
+            for pair in zip(stride, dilation, strict=True)
+        ),
+        dilation=dilation,
+        groups=groups,
+        bias=draw(st.booleans()),
+        dtype=torch.float64,
+    )
+    n, sizes = draw(st.integers(1, 3)), ints(5, 6)
+    return module, double(n, module.in_channels, *sizes, seed=draw(st.integers(0, 99)))
+
+
 def _weight_matrix(layer):
     return layer.to_matrix([p.detach() for p in layer.parameters])
 
@@ -59,10 +89,10 @@ def _with_ones(layer, rows):
 
 def _assert_rows_reproduce(layer, module, inputs):
     """The rows times the weight matrix are the output; products its gradient."""
-    rows, multiplicity = layer.input_rows(inputs, sum_positions=False)
+    outputs = module(inputs)
+    rows, multiplicity = layer.input_rows(inputs, False, outputs.shape)
     rows = _with_ones(layer, rows)
     assert multiplicity == 1
-    outputs = module(inputs)
     expected = layer.gradient_rows(outputs.detach())
     actual = torch.einsum('...gi,goi->...go', rows, _weight_matrix(layer))
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
@@ -85,26 +115,64 @@ def test_convolution_rows(drawn):
     _assert_rows_reproduce(ConvLayer('conv', module), module, inputs)
 
 
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(transposed_convolutions())
+def test_transposed_convolution_rows(drawn):
+    module, inputs = drawn
+    _assert_rows_reproduce(ConvTransposeLayer('conv', module), module, inputs)
+
+
+def _assert_sums_are_of_patches(layer, inputs, output_shape):
+    rows, _ = layer.input_rows(inputs, False, output_shape)
+    summed, multiplicity = layer.input_rows(inputs, True, output_shape)
+    assert multiplicity == rows.shape[1]
+    torch.testing.assert_close(summed, rows.sum(1, keepdim=True))
+
+
 @hypothesis.settings(max_examples=150)
 @hypothesis.given(convolutions())
 def test_summed_patches(drawn):
     module, inputs = drawn
     layer = ConvLayer('conv', module)
-    rows, _ = layer.input_rows(inputs, sum_positions=False)
-    summed, multiplicity = layer.input_rows(inputs, sum_positions=True)
-    assert multiplicity == rows.shape[1]
-    torch.testing.assert_close(summed, rows.sum(1, keepdim=True))
+    _assert_sums_are_of_patches(layer, inputs, module(inputs).shape)
 
 
-@pytest.mark.parametrize('module', [nn.Conv1d(2, 4, 3), nn.Conv2d(2, 4, 3)])
-def test_convolution_of_an_input_without_batch_axis(module):
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(transposed_convolutions())
+def test_summed_patches_of_transposed_convolutions(drawn):
+    module, inputs = drawn
+    layer = ConvTransposeLayer('conv', module)
+    _assert_sums_are_of_patches(layer, inputs, module(inputs).shape)
+
+
+def test_transposed_convolution_called_with_an_output_size():
+    module = nn.ConvTranspose2d(2, 4, 3, stride=(3, 2), dtype=torch.float64)
+    layer, inputs = ConvTransposeLayer('conv', module), double(2, 2, 4, 3)
+
+    def enlarged(inputs):
+        return module(inputs, output_size=(14, 8))
+
+    assert enlarged(inputs).shape != module(inputs).shape
+    _assert_rows_reproduce(layer, enlarged, inputs)
+    _assert_sums_are_of_patches(layer, inputs, enlarged(inputs).shape)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'module'),
+    [
+        (ConvLayer, nn.Conv1d(2, 4, 3)),
+        (ConvLayer, nn.Conv2d(2, 4, 3)),
+        (ConvTransposeLayer, nn.ConvTranspose1d(2, 4, 3)),
+        (ConvTransposeLayer, nn.ConvTranspose2d(2, 4, 3)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else '',
+)
+def test_convolution_of_an_input_without_batch_axis(kind, module):
     module = module.double()
-    layer = ConvLayer('conv', module)
+    layer = kind('conv', module)
     inputs = double(2, *[5] * (module.weight.dim() - 2))
     _assert_rows_reproduce(layer, module, inputs)
-    rows, _ = layer.input_rows(inputs, sum_positions=False)
-    summed, _ = layer.input_rows(inputs, sum_positions=True)
-    torch.testing.assert_close(summed, rows.sum(1, keepdim=True))
+    _assert_sums_are_of_patches(layer, inputs, module(inputs).shape)
 
 
 @hypothesis.given(st.lists(st.integers(1, 3), max_size=4), st.booleans())
@@ -112,7 +180,7 @@ def test_linear_rows(leading, bias):
     module = nn.Linear(5, 4, bias=bias, dtype=torch.float64)
     inputs = double(*leading, 5)
     layer = LinearLayer('linear', module)
-    rows, multiplicity = layer.input_rows(inputs, sum_positions=True)
+    rows, multiplicity = layer.input_rows(inputs, True, (*leading, 4))
     assert multiplicity == 1
     assert rows.shape == (*leading, 1, 5)
     if leading:
@@ -127,8 +195,20 @@ def test_linear_rows(leading, bias):
         ConvLayer('l', nn.Conv1d(4, 6, 3, groups=2)),
         ConvLayer('l', nn.Conv2d(4, 6, (3, 2), bias=False)),
         ConvLayer('l', nn.Conv2d(6, 6, 3, groups=6)),
+        ConvTransposeLayer('l', nn.ConvTranspose1d(4, 6, 3, groups=2)),
+        ConvTransposeLayer('l', nn.ConvTranspose2d(4, 6, (3, 2), bias=False)),
+        ConvTransposeLayer('l', nn.ConvTranspose2d(6, 6, 3, groups=6)),
     ],
-    ids=['linear', 'linear, no bias', 'grouped', 'no bias', 'depthwise'],
+    ids=[
+        'linear',
+        'linear, no bias',
+        'grouped',
+        'no bias',
+        'depthwise',
+        'transposed, grouped',
+        'transposed, no bias',
+        'transposed, depthwise',
+    ],
 )
 def test_matrix_round_trip(layer):
     gradients = [torch.randn(p.shape) for p in layer.parameters]
@@ -178,8 +258,9 @@ class TestAssignment:
             }
         )
         layers, reasons = _table(model)
-        assert set(layers) == {'conv', 'linear', 'subclass'}
+        assert set(layers) == {'conv', 'linear', 'transposed', 'subclass'}
         assert reasons['conv.weight'] == 'Conv2d conv'
+        assert reasons['transposed.bias'] == 'ConvTranspose2d transposed'
         assert reasons['subclass.bias'] == 'PlainSubclass subclass'
 
     @pytest.mark.parametrize(
@@ -189,8 +270,8 @@ class TestAssignment:
             (nn.BatchNorm1d(4), 'BatchNorm1d'),
             (nn.Embedding(5, 4), 'Embedding'),
             (nn.LSTM(4, 4), 'LSTM'),
-            (nn.ConvTranspose2d(4, 4, 3), 'ConvTranspose2d'),
             (nn.Conv3d(4, 4, 3), 'Conv3d'),
+            (nn.ConvTranspose3d(4, 4, 3), 'ConvTranspose3d'),
             (OwnForward(4, 4), 'OwnForward'),
             (nn.Bilinear(4, 4, 4), 'Bilinear'),
         ],
@@ -267,6 +348,8 @@ class TestAssignment:
             (nn.Linear(8, 3), 9),
             (nn.Linear(3, 8), 8),
             (nn.Conv2d(4, 2, 3, groups=2, bias=False), 18),
+            (nn.ConvTranspose2d(4, 2, 3, groups=2, bias=False), 18),
+            (nn.ConvTranspose1d(2, 8, 1), 8),
         ],
     )
     def test_too_large_factors_fall_back(self, module, largest):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from submission.jax.convolutions import ConvLayer
+from submission.jax.convolutions import ConvLayer, ConvTransposeLayer
 from submission.jax.layers import LinearLayer
 from submission.jax.naming import flatten, unflatten
 
@@ -164,6 +164,39 @@ CONVOLUTIONS = {
 }
 
 
+TRANSPOSED_CONVOLUTIONS = {
+    '1-D': ({'kernel_size': (3,)}, (2, 5, 2)),
+    '1-D, int': ({'kernel_size': 3, 'strides': 2, 'padding': 1}, (2, 5, 2)),
+    'as in a U-Net': ({'kernel_size': (2, 2), 'strides': (2, 2)}, (2, 3, 4, 2)),
+    'stride': ({'kernel_size': (3, 2), 'strides': (2, 3)}, (2, 4, 3, 2)),
+    'dilation': ({'kernel_size': (3, 2), 'kernel_dilation': (1, 2)}, (2, 4, 3, 2)),
+    'valid': ({'kernel_size': (3, 2), 'padding': 'VALID', 'strides': 3}, (2, 4, 3, 2)),
+    'circular': ({'kernel_size': (4, 3), 'padding': 'CIRCULAR'}, (2, 4, 3, 2)),
+    'circular, stride': (
+        {'kernel_size': (4, 3), 'padding': 'CIRCULAR', 'strides': (3, 2)},
+        (2, 2, 3, 2),
+    ),
+    'circular, more than a period': (
+        {'kernel_size': (3,), 'padding': 'CIRCULAR', 'kernel_dilation': 4},
+        (2, 3, 2),
+    ),
+    'explicit': ({'kernel_size': (3, 2), 'padding': ((1, 0), (2, 1))}, (2, 4, 3, 2)),
+    'explicit, mixed': ({'kernel_size': (3, 2), 'padding': (1, (0, 2))}, (2, 4, 3, 2)),
+    'cropped': ({'kernel_size': (3,), 'padding': ((-2, 0),), 'strides': 3}, (2, 4, 2)),
+    'no bias': ({'kernel_size': (2, 2), 'use_bias': False}, (2, 4, 3, 2)),
+    'several batch axes': ({'kernel_size': (2, 2), 'strides': 2}, (2, 3, 2, 3, 2)),
+    'all': (
+        {
+            'kernel_size': (3, 2),
+            'strides': (2, 1),
+            'kernel_dilation': (1, 2),
+            'padding': 'SAME',
+        },
+        (2, 4, 5, 2),
+    ),
+}
+
+
 def _assert_patches_reproduce(module, inputs):
     """The patches times the weight matrix are the output; so are their sums."""
     params = init(module, inputs)
@@ -197,8 +230,37 @@ def test_gradient_of_convolution(name):
     _assert_rows_reproduce(nn.Conv(4, **geometry), double(*shape), ConvLayer)
 
 
-def test_convolution_of_an_input_without_batch_axis():
-    _assert_patches_reproduce(nn.Conv(4, (3,)), double(5, 2))
+@pytest.mark.parametrize(
+    ('geometry', 'shape'),
+    TRANSPOSED_CONVOLUTIONS.values(),
+    ids=TRANSPOSED_CONVOLUTIONS,
+)
+def test_transposed_convolution(geometry, shape):
+    _assert_patches_reproduce(nn.ConvTranspose(3, **geometry), double(*shape))
+
+
+@pytest.mark.parametrize(
+    'name', ['as in a U-Net', 'valid', 'circular', 'circular, stride', 'explicit']
+)
+def test_transposed_convolution_with_transposed_kernel(name):
+    geometry, shape = TRANSPOSED_CONVOLUTIONS[name]
+    module = nn.ConvTranspose(3, transpose_kernel=True, **geometry)
+    _assert_patches_reproduce(module, double(*shape))
+
+
+@pytest.mark.parametrize(
+    ('name', 'flips'),
+    [('all', False), ('circular, stride', True), ('several batch axes', True)],
+)
+def test_gradient_of_transposed_convolution(name, flips):
+    geometry, shape = TRANSPOSED_CONVOLUTIONS[name]
+    module = nn.ConvTranspose(3, transpose_kernel=flips, **geometry)
+    _assert_rows_reproduce(module, double(*shape), ConvTransposeLayer)
+
+
+@pytest.mark.parametrize('kind', [nn.Conv, nn.ConvTranspose])
+def test_convolution_of_an_input_without_batch_axis(kind):
+    _assert_patches_reproduce(kind(4, (3,)), double(5, 2))
 
 
 @st.composite
@@ -242,8 +304,44 @@ def test_convolution_of_any_geometry(drawn):
     _assert_patches_reproduce(*drawn)
 
 
+@st.composite
+def transposed_convolutions(draw):
+    """A transposed convolution of any geometry and an input for it."""
+    axes = draw(st.sampled_from([1, 2]))
+
+    def ints(low, high):
+        return draw(st.tuples(*[st.integers(low, high)] * axes))
+
+    paddings = ['VALID', 'SAME', 'CIRCULAR', 2, [(1, 2)] * axes, [(3, -1)] * axes]
+    module = nn.ConvTranspose(
+        draw(st.integers(1, 3)),
+        ints(1, 4),
+        strides=ints(1, 3),
+        padding=draw(st.sampled_from(paddings)),
+        kernel_dilation=ints(1, 2),
+        transpose_kernel=draw(st.booleans()),
+        use_bias=draw(st.booleans()),
+    )
+    channels = draw(st.integers(1, 2))
+    # Large enough that some output is left without padding.
+    return module, double(2, *ints(7, 8), channels, seed=draw(st.integers(0, 99)))
+
+
+@hypothesis.settings(max_examples=10)
+@hypothesis.given(transposed_convolutions())
+def test_transposed_convolution_of_any_geometry(drawn):
+    _assert_patches_reproduce(*drawn)
+
+
 class OwnCall(nn.Dense):
     """Not what its base class computes."""
+
+    def __call__(self, x):
+        return super().__call__(x) ** 2
+
+
+class OwnTransposed(nn.ConvTranspose):
+    """Not what its base class computes either."""
 
     def __call__(self, x):
         return super().__call__(x) ** 2
@@ -385,10 +483,25 @@ FALLBACKS = {
         (1, 3, 2),
         'it dilates its input',
     ),
-    'transposed': (
-        nn.ConvTranspose(2, (2,)),
+    'transposed, 3-D': (
+        nn.ConvTranspose(2, (2, 2, 2)),
+        (1, 3, 3, 3, 2),
+        'it convolves over 3 axes',
+    ),
+    'transposed, masked': (
+        nn.ConvTranspose(2, (2,), mask=np.ones((2, 2, 2))),
         (1, 3, 2),
-        'ConvTranspose has no Kronecker factors',
+        'its kernel is masked',
+    ),
+    'transposed, other padding': (
+        nn.ConvTranspose(2, (2,), padding='SAME_LOWER'),
+        (1, 3, 2),
+        'its padding is SAME_LOWER',
+    ),
+    'transposed, own call': (
+        OwnTransposed(2, (2,)),
+        (1, 3, 2),
+        'OwnTransposed has no Kronecker factors',
     ),
     'local': (
         nn.ConvLocal(2, (2,)),
@@ -453,11 +566,12 @@ class TestAssignment:
     def test_each_parameter_is_named_once(self):
         layers, reasons = _table(Everything(), double(2, 5, 3))
         heads = {f'attention/{name}' for name in ('query', 'key', 'value', 'out')}
-        once = {'conv', 'subclass', 'loop/steps/inner'}
+        once = {'conv', 'subclass', 'transposed', 'loop/steps/inner'}
         assert set(layers) == heads | once
         assert reasons['conv/kernel'] == 'Conv conv'
         assert reasons['attention/out/bias'] == 'DenseGeneral attention/out'
         assert reasons['subclass/bias'] == 'PlainSubclass subclass'
+        assert reasons['transposed/kernel'] == 'ConvTranspose transposed'
 
     def test_embedding_tied_to_a_head(self):
         layers, reasons = _table(Tied(), np.array([[1, 2, 3]]))
@@ -558,8 +672,10 @@ class TestAssignment:
                 (1, 4, 4, 4),
                 18,
             ),
+            (nn.ConvTranspose(2, (3, 3), use_bias=False), (1, 4, 4, 2), 18),
+            (nn.ConvTranspose(8, (2,), transpose_kernel=True), (1, 4, 2), 8),
         ],
-        ids=['inputs', 'outputs', 'heads', 'groups'],
+        ids=['inputs', 'outputs', 'heads', 'groups', 'transposed', 'flipped'],
     )
     def test_too_large_factors_fall_back(self, module, shape, largest):
         inputs = double(*shape)
