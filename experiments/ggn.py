@@ -37,15 +37,19 @@ def layer_jacobian(
     weight_name: str,
     bias_name: str | None = None,
     groups: int = 1,
+    inputs_first: bool = False,
 ) -> Tensor:
     """Returns the Jacobian of a network's outputs with respect to one layer.
 
     Args:
       model: The network.
       args: What it is called with.
-      weight_name: Name of the layer's weight, its first axis the outputs.
+      weight_name: Name of the layer's weight.
       bias_name: Name of its bias; appended to the weight as a last column.
       groups: Number of blocks that the layer's outputs fall into.
+      inputs_first: Whether the first axis of the weight is the inputs of all groups
+        and the second the outputs of one, as in transposed convolutions; otherwise
+        the first is the outputs of all groups.
 
     Returns:
       Has shape `[outputs, groups, d_in * d_out]`; the weight matrix is stacked
@@ -60,6 +64,8 @@ def layer_jacobian(
 
     jacobians = torch.func.jacrev(outputs_of)(parameters)
     weight = jacobians[weight_name]
+    if inputs_first:
+        weight = weight.unflatten(1, (groups, -1)).transpose(2, 3).flatten(1, 2)
     d_out = weight.shape[1] // groups
     columns = [weight.reshape(len(weight), groups, d_out, -1)]
     if bias_name is not None:
@@ -75,6 +81,7 @@ def layer_ggn(
     weight_name: str,
     bias_name: str | None = None,
     groups: int = 1,
+    inputs_first: bool = False,
 ) -> Tensor:
     """Returns the GGN of the mean loss for the weights of one layer.
 
@@ -86,11 +93,12 @@ def layer_ggn(
       weight_name: As for `layer_jacobian`.
       bias_name: As for `layer_jacobian`.
       groups: As for `layer_jacobian`.
+      inputs_first: As for `layer_jacobian`.
 
     Returns:
       The block of each group on its own, `[groups, d_in * d_out, d_in * d_out]`.
     """
-    jacobian = layer_jacobian(model, args, weight_name, bias_name, groups)
+    jacobian = layer_jacobian(model, args, weight_name, bias_name, groups, inputs_first)
     with torch.no_grad():
         outputs = model(*args)
     hessian = loss_hessian(loss, outputs)

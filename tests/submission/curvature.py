@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from experiments import ggn
 from experiments.exactness import type_2_factors
@@ -59,7 +60,8 @@ def layer_errors(
     model, batch, loss, loss_terms, name, *, groups=1, normalisation='mean_inputs'
 ):
     """Relative errors of both approximations of a layer's GGN block."""
-    bias = model.get_submodule(name).bias
+    module = model.get_submodule(name)
+    bias = module.bias
     exact = ggn.layer_ggn(
         model,
         (batch['inputs'],),
@@ -68,6 +70,7 @@ def layer_errors(
         f'{name}.weight',
         None if bias is None else f'{name}.bias',
         groups,
+        isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d),
     )
     return {
         approximation: ggn.relative_error(

@@ -238,35 +238,65 @@ GEOMETRIES = {
 }
 
 
-@pytest.mark.parametrize('geometry', GEOMETRIES.values(), ids=GEOMETRIES)
-class TestConvolutionGeometry:
-    def test_expand_with_a_loss_term_for_each_pixel(self, geometry):
-        model = PerPixel(nn.Conv2d(2, 4, 3, **geometry))
-        batch = batch_of(double(3, 2, 6, 5))
-        pixels = model(batch['inputs']).shape[1]
-        errors = layer_errors(
+TRANSPOSED_GEOMETRIES = {
+    'plain': {},
+    'stride': {'stride': 2},
+    'padding': {'padding': (2, 1)},
+    'output padding': {'stride': (2, 3), 'output_padding': (1, 2)},
+    'dilation': {'dilation': (1, 2), 'padding': 1},
+    'groups': {'groups': 2},
+    'no bias': {'bias': False, 'stride': (2, 1)},
+    'all': {
+        'stride': (2, 1),
+        'padding': 1,
+        'output_padding': (1, 0),
+        'dilation': (2, 1),
+        'groups': 2,
+    },
+}
+
+
+class ConvolutionGeometry:
+    """A single convolution, exact where a deep linear network is."""
+
+    kind: type[nn.Module]
+    image: tuple[int, int]
+
+    def _errors(self, network, geometry):
+        model = network(self.kind(2, 4, 3, **geometry))
+        batch = batch_of(double(3, 2, *self.image))
+        # Outputs are `[examples, classes]`, or `[examples, pixels, classes]`.
+        loss_terms = model(batch['inputs'])[..., 0].numel()
+        return layer_errors(
             model,
             batch,
             LIKELIHOODS['full covariance'],
-            3 * pixels,
+            loss_terms,
             'convolutions.0',
             groups=geometry.get('groups', 1),
         )
+
+    def test_expand_with_a_loss_term_for_each_pixel(self, geometry):
+        errors = self._errors(PerPixel, geometry)
         assert errors['expand'] <= EXACT
         assert errors['reduce'] > WRONG
 
     def test_reduce_with_global_average_pooling(self, geometry):
-        model = GloballyPooled(nn.Conv2d(2, 4, 3, **geometry))
-        errors = layer_errors(
-            model,
-            batch_of(double(3, 2, 6, 5)),
-            LIKELIHOODS['full covariance'],
-            3,
-            'convolutions.0',
-            groups=geometry.get('groups', 1),
-        )
+        errors = self._errors(GloballyPooled, geometry)
         assert errors['reduce'] <= EXACT
         assert errors['expand'] > WRONG
+
+
+@pytest.mark.parametrize('geometry', GEOMETRIES.values(), ids=GEOMETRIES)
+class TestConvolutionGeometry(ConvolutionGeometry):
+    kind, image = nn.Conv2d, (6, 5)
+
+
+@pytest.mark.parametrize(
+    'geometry', TRANSPOSED_GEOMETRIES.values(), ids=TRANSPOSED_GEOMETRIES
+)
+class TestTransposedConvolutionGeometry(ConvolutionGeometry):
+    kind, image = nn.ConvTranspose2d, (4, 3)
 
 
 class TestDeepConvolutions:
@@ -300,15 +330,60 @@ class TestDeepConvolutions:
         model = GloballyPooled(nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 4, 3))
         assert self._errors(model, 3)['reduce'] > WRONG
 
-    def test_one_dimensional(self):
-        per_position = PerPixel(nn.Conv1d(2, 4, 3, stride=2, padding=1))
+    @pytest.mark.parametrize(
+        ('kind', 'positions'), [(nn.Conv1d, 4), (nn.ConvTranspose1d, 15)]
+    )
+    def test_one_dimensional(self, kind, positions):
+        per_position = PerPixel(kind(2, 4, 3, stride=2, padding=1))
         batch = batch_of(double(3, 2, 8))
-        name = 'convolutions.0'
-        expand = layer_errors(per_position, batch, half_squared_norm, 12, name)
+        name, loss_terms = 'convolutions.0', 3 * positions
+        expand = layer_errors(per_position, batch, half_squared_norm, loss_terms, name)
         assert expand['expand'] <= EXACT
-        pooled = GloballyPooled(nn.Conv1d(2, 4, 3, stride=2, padding=1))
+        pooled = GloballyPooled(kind(2, 4, 3, stride=2, padding=1))
         reduce = layer_errors(pooled, batch, half_squared_norm, 3, name)
         assert reduce['reduce'] <= EXACT
+
+
+class TestDeepTransposedConvolutions:
+    """What a transposed convolution does to the Jacobian below and above it."""
+
+    def _errors(self, model, name, loss_terms):
+        batch = batch_of(double(3, 2, 4, 4))
+        return layer_errors(
+            model, batch, half_squared_norm, loss_terms, f'convolutions.{name}'
+        )
+
+    def test_expand_under_one_whose_patches_do_not_overlap(self):
+        model = PerPixel(
+            nn.ConvTranspose2d(2, 3, 3, padding=1),
+            nn.ConvTranspose2d(3, 4, 2, stride=2, bias=False),
+            nn.Conv2d(4, 2, 1),
+        )
+        for name in (0, 1, 2):
+            assert self._errors(model, name, 3 * 64)['expand'] <= EXACT
+
+    def test_expand_not_under_one_whose_patches_overlap(self):
+        model = PerPixel(
+            nn.ConvTranspose2d(2, 3, 3, padding=1), nn.ConvTranspose2d(3, 2, 3)
+        )
+        assert self._errors(model, 0, 3 * 36)['expand'] > WRONG
+
+    def test_reduce_where_every_pixel_counts_the_same(self):
+        model = GloballyPooled(
+            nn.Conv2d(2, 3, 3),
+            nn.ConvTranspose2d(3, 3, 3, stride=2, output_padding=1),
+            nn.ConvTranspose2d(3, 4, 2, dilation=2),
+        )
+        for name in (0, 1, 2):
+            errors = self._errors(model, name, 3)
+            assert errors['reduce'] <= EXACT
+            assert errors['expand'] > WRONG
+
+    def test_reduce_not_where_borders_are_cut_off(self):
+        model = GloballyPooled(
+            nn.Conv2d(2, 3, 3), nn.ConvTranspose2d(3, 4, 3, padding=1)
+        )
+        assert self._errors(model, 0, 3)['reduce'] > WRONG
 
 
 class GraphNetwork(nn.Module):

@@ -170,25 +170,80 @@ GEOMETRIES = {
 }
 
 
-@pytest.mark.parametrize('geometry', GEOMETRIES.values(), ids=GEOMETRIES)
+TRANSPOSED_GEOMETRIES = {
+    'circular, no bias': {'padding': 'CIRCULAR', 'strides': (2, 1), 'use_bias': False},
+    'all': {
+        'strides': (2, 1),
+        'padding': ((2, 3), (1, 2)),
+        'kernel_dilation': (2, 1),
+        'transpose_kernel': True,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'geometry'),
+    [(nn.Conv, geometry) for geometry in GEOMETRIES.values()]
+    + [(nn.ConvTranspose, geometry) for geometry in TRANSPOSED_GEOMETRIES.values()],
+    ids=[*GEOMETRIES, *(f'transposed, {name}' for name in TRANSPOSED_GEOMETRIES)],
+)
 class TestConvolutions:
-    def _errors(self, geometry, above, terms_per_example):
-        module = Chain([nn.Conv(4, (3, 3), **geometry), *above])
-        inputs = double(3, 5, 4, 2)
+    def _errors(self, kind, geometry, above, terms_per_example):
+        module = Chain([kind(4, (3, 3), **geometry), *above])
+        # The outputs are larger than the inputs, or smaller.
+        pixels = (2, 3) if kind is nn.ConvTranspose else (5, 4)
+        inputs = double(3, *pixels, 2)
         outputs = jax.eval_shape(module.init_with_output, jax.random.key(0), inputs)[0]
-        pixels = math.prod(outputs.shape[1:-1]) if terms_per_example is None else 1
-        errors = _errors(module, inputs, FULL_COVARIANCE, 3 * pixels)
+        terms = math.prod(outputs.shape[1:-1]) if terms_per_example is None else 1
+        errors = _errors(module, inputs, FULL_COVARIANCE, 3 * terms)
         return errors['parts_0']
 
-    def test_expand_with_a_loss_term_for_each_pixel(self, geometry):
-        errors = self._errors(geometry, [_flat_pixels], None)
+    def test_expand_with_a_loss_term_for_each_pixel(self, kind, geometry):
+        errors = self._errors(kind, geometry, [_flat_pixels], None)
         assert errors['expand'] <= EXACT
         assert errors['reduce'] > WRONG
 
-    def test_reduce_with_global_average_pooling(self, geometry):
-        errors = self._errors(geometry, [_flat_pixels, _mean], 1)
+    def test_reduce_with_global_average_pooling(self, kind, geometry):
+        errors = self._errors(kind, geometry, [_flat_pixels, _mean], 1)
         assert errors['reduce'] <= EXACT
         assert errors['expand'] > WRONG
+
+
+class TestDeepTransposedConvolutions:
+    """What a transposed convolution does to the Jacobian below and above it."""
+
+    def _errors(self, module, loss_terms):
+        return _errors(module, double(3, 4, 2), half_squared_norm, loss_terms)
+
+    @pytest.mark.parametrize(('size', 'is_exact'), [(2, True), (3, False)])
+    def test_expand_needs_patches_that_do_not_overlap(self, size, is_exact):
+        module = Chain(
+            [
+                nn.ConvTranspose(3, (3,)),
+                nn.ConvTranspose(2, (size,), (2,), use_bias=False),
+            ]
+        )
+        errors = self._errors(module, 3 * 8)
+        assert (errors['parts_0']['expand'] <= EXACT) == is_exact
+        assert (errors['parts_0']['expand'] > WRONG) != is_exact
+        assert errors['parts_1']['expand'] <= EXACT
+
+    @pytest.mark.parametrize(
+        ('padding', 'is_exact'), [('CIRCULAR', True), ('SAME', False)]
+    )
+    def test_reduce_needs_pixels_that_count_the_same(self, padding, is_exact):
+        module = Chain(
+            [
+                nn.Conv(3, (3,)),
+                nn.ConvTranspose(4, (4,), (2,), padding),
+                _mean,
+            ]
+        )
+        errors = self._errors(module, 3)
+        assert (errors['parts_0']['reduce'] <= EXACT) == is_exact
+        assert (errors['parts_0']['reduce'] > WRONG) != is_exact
+        assert errors['parts_1']['reduce'] <= EXACT
+        assert errors['parts_1']['expand'] > WRONG
 
 
 class TestSeveralAxes:
