@@ -89,6 +89,9 @@ def _layer_of(
             or other.bias is not bias
         ):
             return None, f'shared with {other_name} ({type(other).__name__})'
+        # It names the strides and all else that makes rows of a convolution's input.
+        if other.extra_repr() != module.extra_repr():
+            return None, f'shared with {other_name} ({kind} of another geometry)'
     if weight in layers:
         return layers[weight], f'{kind} {name}'
     layer = layer_class(name, module)

@@ -377,6 +377,24 @@ class TestSharing:
         assert list(layers) == ['first']
         assert layers['first'].modules == [first, second]
 
+    @pytest.mark.parametrize(
+        ('kind', 'changes'),
+        [
+            (nn.Conv2d, {'dilation': 2, 'padding': 2}),
+            (nn.Conv1d, {'padding': 1, 'padding_mode': 'circular'}),
+            (nn.ConvTranspose2d, {'stride': 2, 'output_padding': 1}),
+        ],
+    )
+    def test_same_parameters_with_another_geometry(self, kind, changes):
+        """One set of rows does not describe both."""
+        first, second = kind(4, 4, 3, padding=1), kind(4, 4, 3, **changes)
+        second.weight, second.bias = first.weight, first.bias
+        layers, reasons = _table(nn.ModuleDict({'first': first, 'second': second}))
+        assert not layers
+        assert reasons['first.weight'] == (
+            f'shared with second ({kind.__name__} of another geometry)'
+        )
+
     def test_same_weight_with_another_bias(self):
         first, second = nn.Linear(4, 4), nn.Linear(4, 4)
         second.weight = first.weight
