@@ -42,10 +42,19 @@ class _Convolution(KFACLayer):
         """Returns the number of output pixels along both axes."""
         return self._lifted(output_shape[-1 if self._is_1d else -2 :])
 
+    @property
+    def _patch_dim(self) -> int:
+        """Number of values in the patch of a group.
+
+        Said wherever rows are formed, since an empty batch leaves no size to infer.
+        """
+        return self.input_dim - (self.bias is not None)
+
     def gradient_rows(self, gradients: Tensor) -> Tensor:
         """See base class."""
         images = self._batched(gradients)
-        rows = images.reshape(len(images), self.groups, self.output_dim, -1)
+        n_positions = math.prod(self._output_pixels(images.shape))
+        rows = images.reshape(len(images), self.groups, self.output_dim, n_positions)
         return rows.permute(0, 3, 1, 2)
 
 
@@ -80,7 +89,7 @@ class ConvLayer(_Convolution):
             padded, self._kernel, dilation=self._dilation, stride=self._stride
         )
         n, _, positions = patches.shape
-        rows = patches.view(n, self.groups, -1, positions)
+        rows = patches.view(n, self.groups, self._patch_dim, positions)
         return rows.permute(0, 3, 1, 2), 1
 
     def _summed_patches(
@@ -108,7 +117,8 @@ class ConvLayer(_Convolution):
             for rows, columns in itertools.product(*starts)
         ]
         patches = torch.stack(sums, -1)
-        return patches.reshape(len(padded), 1, self.groups, -1), math.prod(pixels)
+        rows = patches.view(len(padded), 1, self.groups, self._patch_dim)
+        return rows, math.prod(pixels)
 
 
 class ConvTransposeLayer(_Convolution):
@@ -145,6 +155,7 @@ class ConvTransposeLayer(_Convolution):
         images = images.unsqueeze(2) if self._is_1d else images
         n, channels = images.shape[:2]
         pixels = self._output_pixels(output_shape)
+        n_positions = math.prod(pixels)
         met = list(itertools.product(*self._meetings(images.shape[2:], pixels)))
         if sum_positions:
             dtype = sums_dtype(images.dtype)
@@ -153,12 +164,12 @@ class ConvTransposeLayer(_Convolution):
                 for (rows, _), (columns, _) in met
             ]
             patches = torch.stack(sums, -1)
-            return patches.view(n, 1, self.groups, -1), math.prod(pixels)
+            return patches.view(n, 1, self.groups, self._patch_dim), n_positions
         patches = images.new_zeros(n, *pixels, channels, len(met))
         channels_last = images.permute(0, 2, 3, 1)
         for k, ((rows, at_rows), (columns, at_columns)) in enumerate(met):
             patches[:, at_rows, at_columns, :, k] = channels_last[:, rows, columns]
-        return patches.view(n, math.prod(pixels), self.groups, -1), 1
+        return patches.view(n, n_positions, self.groups, self._patch_dim), 1
 
     def _meetings(
         self, n_in: Sequence[int], n_out: Sequence[int]

@@ -175,6 +175,27 @@ def test_convolution_of_an_input_without_batch_axis(kind, module):
     _assert_sums_are_of_patches(layer, inputs, module(inputs).shape)
 
 
+@pytest.mark.parametrize(
+    ('kind', 'module'),
+    [
+        (ConvLayer, nn.Conv2d(4, 6, 3, groups=2)),
+        (ConvTransposeLayer, nn.ConvTranspose2d(4, 6, 3, groups=2)),
+    ],
+    ids=['plain', 'transposed'],
+)
+def test_convolution_of_no_image(kind, module):
+    """One of several processes may get no example of a batch."""
+    layer, inputs = kind('conv', module), torch.zeros(0, 4, 5, 5)
+    outputs = module(inputs)
+    n_positions = outputs.shape[2:].numel()
+    rows, _ = layer.input_rows(inputs, False, outputs.shape)
+    assert rows.shape == (0, n_positions, 2, 18)
+    summed, multiplicity = layer.input_rows(inputs, True, outputs.shape)
+    assert summed.shape == (0, 1, 2, 18)
+    assert multiplicity == n_positions
+    assert layer.gradient_rows(outputs).shape == (0, n_positions, 2, 3)
+
+
 @hypothesis.given(st.lists(st.integers(1, 3), max_size=4), st.booleans())
 def test_linear_rows(leading, bias):
     module = nn.Linear(5, 4, bias=bias, dtype=torch.float64)

@@ -190,7 +190,7 @@ TRANSPOSED_GEOMETRIES = {
 class TestConvolutions:
     def _errors(self, kind, geometry, above, terms_per_example):
         module = Chain([kind(4, (3, 3), **geometry), *above])
-        # The outputs are larger than the inputs, or smaller.
+        # Small where the output is larger; the GGN has the square of its pixels.
         pixels = (2, 3) if kind is nn.ConvTranspose else (5, 4)
         inputs = double(3, *pixels, 2)
         outputs = jax.eval_shape(module.init_with_output, jax.random.key(0), inputs)[0]
