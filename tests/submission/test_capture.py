@@ -343,6 +343,8 @@ class TestCalls:
 
         found = _empirical(plain, batch, approximation, forward)
         _assert_same(found, _empirical(larger, batch, approximation))
+        positions = 10 * 8 if approximation == 'expand' else 1
+        assert found[''].input_count == N * positions
 
     @both
     def test_single_vector(self, approximation):
