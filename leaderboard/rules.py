@@ -1,170 +1,42 @@
 """Constructs that AlgoPerf's rules forbid, found in the source of an entry.
 
 The checks read the syntax tree and resolve names through the file's imports, so
-`import os as o; o.environ[...]` is found like `os.environ[...]`. They are stricter
-than the rules where that makes them simple (a submission has no need of `os.environ`
-or of files at all), and they cannot prove anything about code that hides what it
-does, which is why such code is refused as well.
+`import os as o; o.environ[...]` is found like `os.environ[...]`, and so is
+`getattr(os, 'environ')`. They are stricter than the rules where that makes them simple
+(a submission has no need of `os.environ` or of files at all), and they cannot prove
+anything about code that hides what it does, which is why the usual ways to hide it are
+refused as well.
 
 | Rule | Refused |
 | --- | --- |
 | `environment` | `os.environ` and all else that can change environment variables |
 | `foreign_import` | importing AlgoPerf, this project, or the other framework |
-| `workload_name` | a workload's name outside `_BATCH_SIZES` and `get_batch_size` |
+| `workload_name` | what begins like a workload's name, or what tells workloads apart |
+| `command_line` | reading the flags of the runner, which name the workload |
 | `kernel` | compiling kernels of one's own, loading native libraries |
 | `files` | reading or writing files, and the network |
 | `background_work` | threads and processes, which could run through evaluations |
 | `hidden_code` | `exec`, `eval`, imports by computed name, `import *` |
+
+Names of workloads may be in `_BATCH_SIZES` and `get_batch_size`, which in turn may not
+tell anything but the batch size.
 """
 
 import ast
 import builtins
-import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 
+from leaderboard.forbidden_names import FORBIDDEN
 from leaderboard.layout import FOREIGN_PACKAGES, FRAMEWORKS, WORKLOAD_NAMES
 from leaderboard.violation import Violation
 
 _BATCH_SIZE_TABLE = '_BATCH_SIZES'
 _BATCH_SIZE_FUNCTION = 'get_batch_size'
-
-
-@dataclasses.dataclass(frozen=True)
-class _ForbiddenNames:
-    """A rule that forbids using some names.
-
-    Attributes:
-      rule: Name of the rule.
-      advice: Why, and what to do.
-      names: Dotted names; each stands for all below it too.
-      members: Attributes that are refused whatever they are taken from.
-    """
-
-    rule: str
-    advice: str
-    names: frozenset[str]
-    members: frozenset[str] = frozenset()
-
-
-_FORBIDDEN = (
-    _ForbiddenNames(
-        'environment',
-        'a submission may not change environment variables',
-        frozenset({'os.environ', 'os.environb', 'os.putenv', 'os.unsetenv'}),
-    ),
-    _ForbiddenNames(
-        'kernel',
-        'a submission may not bring compiled kernels',
-        frozenset(
-            {
-                'cffi',
-                'ctypes',
-                'cupy',
-                'cython',
-                'jax.experimental.pallas',
-                'jax.extend.ffi',
-                'jax.ffi',
-                'jax.pallas',
-                'numba',
-                'pycuda',
-                'torch.cuda._compile_kernel',
-                'torch.ops.load_library',
-                'torch.utils.cpp_extension',
-                'triton',
-                'tvm',
-            }
-        ),
-    ),
-    _ForbiddenNames(
-        'files',
-        'a submission may not read or write files; state belongs in the optimiser',
-        frozenset(
-            {
-                'fileinput',
-                'ftplib',
-                'h5py',
-                'http',
-                'importlib.resources',
-                'io.open',
-                'io.FileIO',
-                'jax.numpy.load',
-                'jax.numpy.save',
-                'jax.numpy.savez',
-                'json.dump',
-                'json.load',
-                'mmap',
-                'numpy.fromfile',
-                'numpy.genfromtxt',
-                'numpy.load',
-                'numpy.loadtxt',
-                'numpy.memmap',
-                'numpy.save',
-                'numpy.savetxt',
-                'numpy.savez',
-                'numpy.savez_compressed',
-                'open',
-                'os.listdir',
-                'os.makedirs',
-                'os.mkdir',
-                'os.open',
-                'os.remove',
-                'os.rename',
-                'os.scandir',
-                'os.walk',
-                'pathlib',
-                'pickle.dump',
-                'pickle.load',
-                'pkgutil.get_data',
-                'requests',
-                'shelve',
-                'shutil',
-                'socket',
-                'sqlite3',
-                'tempfile',
-                'torch.from_file',
-                'torch.hub',
-                'torch.jit.load',
-                'torch.load',
-                'torch.save',
-                'urllib',
-            }
-        ),
-        frozenset({'read_bytes', 'read_text', 'tofile', 'write_bytes', 'write_text'}),
-    ),
-    _ForbiddenNames(
-        'background_work',
-        'work outside the calls of the runner could go on during untimed evaluations',
-        frozenset(
-            {
-                'asyncio',
-                'atexit',
-                'concurrent',
-                'multiprocessing',
-                'os.fork',
-                'os.popen',
-                'os.system',
-                'subprocess',
-                '_thread',
-                'threading',
-                'torch.multiprocessing',
-            }
-        ),
-    ),
-    _ForbiddenNames(
-        'hidden_code',
-        'code that is put together at run time cannot be reviewed',
-        frozenset(
-            {
-                '__import__',
-                'builtins',
-                'compile',
-                'eval',
-                'exec',
-                'importlib',
-                'runpy',
-            }
-        ),
-    ),
+# Names of workloads, of their variants, classes and modules have one of these at the
+# start of a word, in lower or upper case. A sentence may speak of them.
+_WORKLOAD_WORD = re.compile(
+    rf'(?<![a-z])({"|".join(sorted({n.split("_")[0] for n in WORKLOAD_NAMES}))})'
 )
 
 
@@ -227,11 +99,18 @@ def _dotted_name(node: ast.AST, aliases: Mapping[str, str]) -> str | None:
 
     None if it does not begin with an imported name or a builtin.
     """
-    if isinstance(node, ast.Name):
-        return aliases.get(node.id, node.id if hasattr(builtins, node.id) else None)
-    if isinstance(node, ast.Attribute):
-        base = _dotted_name(node.value, aliases)
-        return None if base is None else f'{base}.{node.attr}'
+    match node:
+        case ast.Name(id=name):
+            is_builtin = hasattr(builtins, name) or name == '__builtins__'
+            return aliases.get(name, name if is_builtin else None)
+        case (
+            ast.Attribute(value=owner, attr=str(member))
+            | ast.Call(
+                func=ast.Name(id='getattr'), args=[owner, ast.Constant(str(member)), *_]
+            )
+        ):
+            base = _dotted_name(owner, aliases)
+            return None if base is None else f'{base}.{member}'
     return None
 
 
@@ -242,11 +121,11 @@ def _forbidden_names(tree: ast.AST, file: str) -> Iterator[Violation]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             members.append((node.lineno, node.attr))
-        if isinstance(node, ast.Name | ast.Attribute):
+        if isinstance(node, ast.Name | ast.Attribute | ast.Call):
             name = _dotted_name(node, aliases)
             if name is not None:
                 uses.append((node.lineno, name))
-    for rule in _FORBIDDEN:
+    for rule in FORBIDDEN:
         for line, name in uses:
             forbidden = _covered_by(name, rule.names)
             if forbidden is not None:
@@ -295,21 +174,51 @@ def _foreign_imports(tree: ast.AST, file: str, framework: str) -> Iterator[Viola
 
 
 def _workload_names(tree: ast.Module, file: str) -> Iterator[Violation]:
-    """Finds workload names outside the one place that may know them."""
+    """Finds workload names outside the one place that may know them.
+
+    It may not tell others either: a batch size gives the workload away.
+    """
     waiting: list[ast.AST] = list(tree.body)
     while waiting:
         node = waiting.pop()
         if _chooses_batch_size(node) and node in tree.body:
+            for kept in ast.walk(node):
+                if isinstance(kept, ast.Global):
+                    message = (
+                        f'global {", ".join(kept.names)}: {_BATCH_SIZE_FUNCTION} '
+                        'returns the batch size and keeps nothing.'
+                    )
+                    yield Violation(file, kept.lineno, 'workload_name', message)
             continue
         waiting += ast.iter_child_nodes(node)
-        name = _text_of(node)
-        if name in WORKLOAD_NAMES:
-            line = getattr(node, 'lineno', 1)
+        line = getattr(node, 'lineno', 1)
+        text = _text_of(node)
+        if text is not None and _names_a_workload(text):
             message = (
-                f'{name!r}: a workload may choose the batch size and nothing else; '
+                f'{text!r}: a workload may choose the batch size and nothing else; '
                 f'names go to {_BATCH_SIZE_TABLE} or {_BATCH_SIZE_FUNCTION}.'
             )
             yield Violation(file, line, 'workload_name', message)
+        if _reads_batch_size_table(node):
+            message = (
+                f'{_BATCH_SIZE_TABLE}: it is for {_BATCH_SIZE_FUNCTION} alone; '
+                'elsewhere it tells workloads apart.'
+            )
+            yield Violation(file, line, 'workload_name', message)
+
+
+def _names_a_workload(text: str) -> bool:
+    # A text with a space is a message or a docstring.
+    return text in WORKLOAD_NAMES or (
+        _WORKLOAD_WORD.search(text.lower()) is not None and not re.search(r'\s', text)
+    )
+
+
+def _reads_batch_size_table(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+            return name == _BATCH_SIZE_TABLE
+    return False
 
 
 def _chooses_batch_size(node: ast.AST) -> bool:

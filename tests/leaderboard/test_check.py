@@ -52,8 +52,9 @@ def test_all_kinds_of_checks_run(tmp_path):
 @pytest.mark.parametrize('name', SIGNATURES)
 def test_a_missing_function_is_named(tmp_path, name):
     source = entries.SUBMISSION_SOURCE.replace(f'def {name}(', 'def other(')
-    (violation,) = check_by_hand(tmp_path, {'submission.py': source})
-    assert violation.rule == 'contract'
+    violations = check_by_hand(tmp_path, {'submission.py': source})
+    # By another name `get_batch_size` may not read its table either.
+    (violation,) = [v for v in violations if v.rule == 'contract']
     assert f'Function {name} is missing' in violation.message
 
 

@@ -14,6 +14,8 @@ VIOLATING = {
         'import numpy\nfrom os import environ',
         "import os\ndel os.environ['A']",
         "import os\nos.putenv('A', 'b')",
+        "import os\ngetattr(os, 'environ')['A'] = 'b'",
+        '\nimport posix',
     ],
     'foreign_import': [
         '\nimport algoperf.spec',
@@ -29,6 +31,16 @@ VIOLATING = {
         '\nLEARNING_RATES = dict(fastmri=0.1)',
         "\nvariant = f'{base}' == b'ogbg_gelu'",
         "class A:\n    _BATCH_SIZES = {'criteo1tb': 1}",
+        "def f(w):\n    return type(w).__name__ == 'OgbgWorkload'",
+        "def f(w):\n    return w.startswith('librispeech_')",
+        "def f(w):\n    return 'algoperf.workloads.wmt' in str(w)",
+        'def update_params(w):\n    return _BATCH_SIZES[w] == 512',
+        '\nfrom .settings import _BATCH_SIZES',
+        'def get_batch_size(name):\n    global seen\n    seen = name',
+    ],
+    'command_line': [
+        '\nfrom absl import flags',
+        'import sys\nworkload = sys.argv[1]',
     ],
     'kernel': [
         '\nfrom torch.utils import cpp_extension',
@@ -37,6 +49,8 @@ VIOLATING = {
         'import torch\ntorch.utils.cpp_extension.load',
         '\nimport numba',
         '\nimport ctypes',
+        'import torch\n@torch.library.triton_op("a::b", mutates_args=())\ndef f(): 0',
+        'import torch\ntorch.cuda.jiterator._create_jit_fn(code)',
     ],
     'files': [
         "\nwith open('x') as file: data = file.read()",
@@ -47,17 +61,22 @@ VIOLATING = {
         '\npath.write_text(1)',
         '\nimport urllib.request',
         "import os\nos.listdir('.')",
+        "import gzip\ngzip.open('x')",
+        '\nfrom safetensors.torch import load_file',
     ],
     'background_work': [
         '\nimport threading',
         '\nfrom concurrent.futures import ThreadPoolExecutor',
         "import os\nos.system('ls')",
         '\nimport subprocess as s',
+        "import os\nos.execv('x', [])",
     ],
     'hidden_code': [
         "\nexec('x = 1')",
         "\n__import__('o' + 's')",
         '\nimport importlib',
+        "\nglobals()['x']",
+        "\n__builtins__['eval']('1')",
         '\nfrom os import *',
         '\nfrom .helpers import *',
     ],
@@ -91,6 +110,10 @@ def test_the_other_framework_depends_on_the_entrys():
         'def load(self): return self.open(requests=3)',
         "'''The workload ogbg is mentioned here.'''",
         'from .environ import environ\nenviron',
+        "raise ValueError('targets as ogbg has them')",
+        "_BATCH_SIZES = {'ogbg': 1}\ndef get_batch_size(w): return _BATCH_SIZES[w]",
+        "from absl import logging\nlogging.info('x')",
+        "getattr(model, '_orig_mod', model)\ntorch.signal\nx.environ",
     ],
 )
 def test_what_is_allowed(source):
