@@ -16,6 +16,8 @@ from tqdm import tqdm
 from experiments.processes import process_pool
 from workloads_overrides import registry
 from workloads_overrides.runner import frameworks
+from workloads_overrides.runner.atomic_files import read_json
+from workloads_overrides.runner.checkpoints import checkpoint_paths
 from workloads_overrides.runner.config import StudyConfig
 from workloads_overrides.runner.study import run_study
 
@@ -140,9 +142,15 @@ def run(
         is then the only one.
       step_limit: Steps after which to stop, should the schedule be longer.
       resume: Goes on with the files in `folder`; otherwise they are deleted.
+
+    Raises:
+      ValueError: If the files in `folder` are of other hyperparameters.
     """
     steps = schedule_steps(trial)
     folder.mkdir(parents=True, exist_ok=True)
+    trial_folder = folder / f'{trial.workload}_{trial.framework}' / 'trial_1'
+    if resume:
+        _check_hyperparameters(trial, trial_folder)
     search_space = folder / 'search_space.json'
     search_space.write_text(json.dumps([dict(trial.hyperparameters)], indent=2) + '\n')
     (result,) = run_study(
@@ -167,7 +175,6 @@ def run(
             overwrite=not resume,
         )
     )
-    trial_folder = folder / f'{trial.workload}_{trial.framework}' / 'trial_1'
     with (trial_folder / 'eval_measurements.csv').open() as file:
         rows = list(csv.DictReader(file))
 
@@ -187,6 +194,19 @@ def run(
         machine=machine(trial.framework),
         compilation=compilation_until(evaluated_at, result.compilations),
     )
+
+
+def _check_hyperparameters(trial: Trial, trial_folder: pathlib.Path) -> None:
+    """Makes sure that what was trained is not recorded as what is asked for."""
+    path = trial_folder / 'hparams.json'
+    if not path.exists() or not checkpoint_paths(trial_folder):
+        return
+    trained = read_json(path)
+    if trained != dict(trial.hyperparameters):
+        raise ValueError(
+            f'{trial_folder} holds a run of other hyperparameters, {trained}; delete '
+            f'that folder to train {trial.method} anew.'
+        )
 
 
 def compilation_until(

@@ -52,6 +52,16 @@ def test_trials_are_recorded_once(tmp_path, monkeypatch):
     assert path.read_text() == text
 
 
+def test_a_run_of_other_hyperparameters_is_not_recorded_as_this_one(tmp_path):
+    trial = trials.Trial('test', WORKLOAD, 'pytorch', POINT, 0)
+    folder = tmp_path / f'{WORKLOAD}_pytorch' / 'trial_1'
+    folder.mkdir(parents=True)
+    (folder / 'hparams.json').write_text(json.dumps({**POINT, 'learning_rate': 0.5}))
+    (folder / 'checkpoint_3').touch()
+    with pytest.raises(ValueError, match=r"other hyper.*'learning_rate': 0\.5.*delete"):
+        trials.run(trial, tmp_path, eval_every_steps=2, num_threads=1, resume=True)
+
+
 def test_first_evaluation_above_a_target():
     trial = trials.Trial('test', WORKLOAD, 'pytorch', POINT, 0)
     record = trials.Record(

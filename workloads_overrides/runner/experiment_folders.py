@@ -35,7 +35,8 @@ def prepare_trial_folders(
         trial_numbers: The trials to run, counted from 1.
 
     Raises:
-        RunnerError: If the experiment exists and `config` says neither.
+        RunnerError: If the experiment exists and `config` says neither, or a folder
+            cannot be made.
     """
     folder = workload_folder(config)
     trials = [folder / f'trial_{number}' for number in trial_numbers]
@@ -54,5 +55,11 @@ def prepare_trial_folders(
             'another --experiment_name.'
         )
     for path in trials:
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunnerError(
+                f'The folder {path} cannot be made ({error.strerror}); give another '
+                '--experiment_dir.'
+            ) from error
     return trials

@@ -82,6 +82,9 @@ def _read_json(path: str | os.PathLike[str], where: str) -> Any:
             return json.load(file, object_pairs_hook=without_duplicates)
     except FileNotFoundError as error:
         raise RunnerError(f'{where}: there is no such file.') from error
+    except OSError as error:
+        # A folder, say, or a file that may not be read.
+        raise RunnerError(f'{where}: cannot be read: {error.strerror}.') from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunnerError(f'{where}: is not valid JSON: {error}.') from error
 

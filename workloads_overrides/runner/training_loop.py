@@ -33,6 +33,7 @@ from workloads_overrides.runner.submission_functions import SubmissionFunctions
 from workloads_overrides.runner.trial_files import (
     keep_hyperparameters,
     keep_seed,
+    trained_hyperparameters,
     write_run_facts,
 )
 
@@ -66,6 +67,7 @@ def run_trial(
     earlier = results.read_result(folder)
     if earlier is not None and earlier.is_final_under(config):
         logging.info('The trial in %s has ended already.', folder)
+        trained_hyperparameters(folder, hyperparameters)
         return earlier
     trial = _Trial(
         workload,

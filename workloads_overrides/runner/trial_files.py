@@ -45,22 +45,48 @@ def keep_hyperparameters(trial_dir: pathlib.Path, hyperparameters: Any) -> Any:
         hyperparameters: A named tuple, or None under the self-tuning ruleset.
 
     Raises:
-        RunnerError: If the file of a trial with checkpoints is damaged.
+        RunnerError: If the file of a trial with checkpoints is damaged, or the trial
+            began under the other ruleset.
     """
-    if hyperparameters is None:
-        return None
-    path = trial_dir / 'hparams.json'
     # Without a checkpoint the trial starts anew, so a search space that was corrected
     # after a failed start counts.
-    if not path.exists() or not checkpoint_paths(trial_dir):
-        write_json(path, hyperparameters._asdict())
-        return hyperparameters
+    if checkpoint_paths(trial_dir):
+        saved = trained_hyperparameters(trial_dir, hyperparameters)
+        if saved is not None:
+            return saved
+    if hyperparameters is not None:
+        write_json(trial_dir / 'hparams.json', hyperparameters._asdict())
+    return hyperparameters
+
+
+def trained_hyperparameters(trial_dir: pathlib.Path, hyperparameters: Any) -> Any:
+    """Returns what `hparams.json` has, with a warning if that is something else.
+
+    Args:
+        trial_dir: Folder of a trial that has been trained, in part or to its end.
+        hyperparameters: What it is to be trained with now; None under the self-tuning
+            ruleset.
+
+    Returns:
+        A named tuple; None if there is no such file.
+
+    Raises:
+        RunnerError: If the file is damaged, or there is one under the self-tuning
+            ruleset.
+    """
+    path = trial_dir / 'hparams.json'
+    if not path.exists():
+        return None
+    if hyperparameters is None:
+        raise RunnerError(
+            f'The trial in {trial_dir} began with hyperparameters of a search space '
+            'and cannot go on under the self-tuning ruleset; use '
+            '--tuning_ruleset=external, or another --experiment_name.'
+        )
     saved = as_hyperparameters(read_json(path, _HYPERPARAMETERS_REMEDY))
     if saved._asdict() != hyperparameters._asdict():
         logging.warning(
-            '%s differs from the search space; the trial goes on with the file: %s',
-            path,
-            saved,
+            '%s differs from the search space; what counts is the file: %s', path, saved
         )
     return saved
 

@@ -125,3 +125,8 @@ def test_mistakes_are_named_with_file_place_and_what_is_allowed(
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(RunnerError, match=r'absent\.json: there is no such file'):
         load_search_space(tmp_path / 'absent.json', 1)
+
+
+def test_a_folder_is_no_search_space(tmp_path):
+    with pytest.raises(RunnerError, match='cannot be read: Is a directory'):
+        load_search_space(tmp_path, 1)

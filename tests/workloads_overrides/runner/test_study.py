@@ -168,6 +168,33 @@ def test_saved_hyperparameters_win_on_resume(tmp_path, space):
     assert (trial / 'flags_1.json').exists()
 
 
+def test_an_ended_trial_says_that_it_had_other_hyperparameters(tmp_path, space, caplog):
+    (first,) = run_study(external(tmp_path, space, num_tuning_trials=1))
+    again = external(tmp_path, space, num_tuning_trials=1, resume_last_run=True)
+    assert run_study(again) == [first]
+    assert 'differs from the search space' not in caplog.text
+    with open(space, 'w') as file:
+        json.dump([{'learning_rate': 9.0}], file)
+    assert run_study(again) == [first]
+    assert 'differs from the search space' in caplog.text
+
+
+@pytest.mark.parametrize('max_global_steps', [2, 3])
+def test_a_trial_keeps_its_ruleset(tmp_path, space, max_global_steps):
+    run_study(external(tmp_path, space, num_tuning_trials=1))
+    config = fakes.study_config(
+        tmp_path, max_global_steps=max_global_steps, resume_last_run=True
+    )
+    with pytest.raises(RunnerError, match='cannot go on under the self-tuning ruleset'):
+        run_study(config)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(RunnerError, match=r'trial_1 cannot be made \(Not a directory'):
+        run_study(fakes.study_config(tmp_path / 'file'))
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
