@@ -30,6 +30,8 @@ SUBMISSION_PATHS = {
     'rivals': {'pytorch': 'experiments/rivals/pytorch_submission.py'},
 }
 FRAMEWORKS = tuple(SUBMISSION_PATHS['kfac'])
+# What /proc/cpuinfo says of an x86 processor's generation.
+_GENERATION = ('cpu family', 'model')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,13 +243,18 @@ def machine(framework: str = 'pytorch') -> dict[str, Any]:
     }
 
 
-def _processor_name() -> str:
-    cpuinfo = pathlib.Path('/proc/cpuinfo')
+def _processor_name(cpuinfo: pathlib.Path = pathlib.Path('/proc/cpuinfo')) -> str:
+    entries: dict[str, str] = {}
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
-            if line.startswith('model name'):
-                return line.split(':', 1)[1].strip()
-    return platform.processor() or platform.machine()
+            key, _, value = line.partition(':')
+            entries.setdefault(key.strip(), value.strip())
+    if 'model name' not in entries:
+        return platform.processor() or platform.machine()
+    name = entries['model name']
+    # Virtual machines name generations alike that differ in speed and instructions.
+    details = [f'{key} {entries[key]}' for key in _GENERATION if key in entries]
+    return f'{name} ({", ".join(details)})' if details else name
 
 
 def load_records(path: pathlib.Path) -> list[Record]:

@@ -73,6 +73,23 @@ def test_first_evaluation_above_a_target():
     assert record.seconds_to(0.5) is None
 
 
+@pytest.mark.parametrize(
+    ('cpuinfo', 'name'),
+    [
+        (
+            'cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nmodel\t: 1\n',
+            'AMD EPYC (cpu family 25, model 17)',
+        ),
+        ('model name : Neoverse-N1\n', 'Neoverse-N1'),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(tmp_path, cpuinfo, name):
+    path = tmp_path / 'cpuinfo'
+    path.write_text(cpuinfo)
+    assert trials._processor_name(path) == name
+    assert trials._processor_name(tmp_path / 'absent')
+
+
 def test_compilation_adds_up_to_each_evaluation():
     compilations = [(1, 2.0), (3, 0.5), (4, 0.25)]
     assert trials.compilation_until([1, 3, 9], compilations) == [2.0, 2.5, 2.75]
