@@ -100,14 +100,15 @@ def compare(
     A comparison that was cut short goes on where it was; a complete one in `folder`
     is replaced.
     """
+    points = {method: hyperparameters_of(method, workload) for method in METHODS}
+    for point in points.values():
+        # A mistake in a search space should not wait for the methods before it, nor
+        # cost an earlier comparison.
+        Settings.from_hyperparameters(point)
     if (folder / 'summary.json').exists():
         clear(folder)
     elif folder.exists():
         logging.info('Going on with the comparison in %s.', folder)
-    points = {method: hyperparameters_of(method, workload) for method in METHODS}
-    for point in points.values():
-        # A mistake in a search space should not wait for the methods before it.
-        Settings.from_hyperparameters(point)
     records = {}
     for number, (method, point) in enumerate(points.items(), start=1):
         trial = trials.Trial(method, workload, framework, point, seed)
@@ -208,10 +209,10 @@ def define_flags() -> None:
     """Defines the flags; several modules here have flags of the same names."""
     flags.DEFINE_string('workload', 'ogbg_chembl', 'Name of the workload.')
     flags.DEFINE_enum('framework', 'pytorch', trials.FRAMEWORKS, 'Framework to use.')
-    flags.DEFINE_integer('seed', 0, 'Seed of all methods.')
+    flags.DEFINE_integer('seed', 0, 'Seed of all methods.', 0)
     flags.DEFINE_string('output_dir', 'runs', 'Where results go.')
-    flags.DEFINE_integer('eval_every_steps', 20, 'Steps between evaluations.')
-    flags.DEFINE_integer('num_threads', None, 'Threads within an operation.')
+    flags.DEFINE_integer('eval_every_steps', 20, 'Steps between evaluations.', 1)
+    flags.DEFINE_integer('num_threads', None, 'Threads within an operation.', 1)
 
 
 def main() -> None:

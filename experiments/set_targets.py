@@ -94,8 +94,8 @@ def define_flags() -> None:
     flags.DEFINE_enum('framework', 'pytorch', trials.FRAMEWORKS, 'Framework.')
     flags.DEFINE_integer('seeds', 3, 'Runs of the points that count.', 1)
     flags.DEFINE_integer('finalists', 1, 'Points that train with all seeds.', 1)
-    flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.')
-    flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.')
+    flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.', 1)
+    flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.', 1)
     flags.DEFINE_string('folder', 'runs/tune', "Folder of the runner's files.")
 
 

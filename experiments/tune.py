@@ -81,8 +81,8 @@ def define_flags() -> None:
     flags.DEFINE_string('search_space', None, 'JSON file of the points.', required=True)
     flags.DEFINE_integer('num_tuning_trials', 100, 'At most this many points.')
     flags.DEFINE_list('seeds', ['0'], 'Seeds to train each point with.')
-    flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.')
-    flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.')
+    flags.DEFINE_integer('eval_every_steps', 50, 'Steps between evaluations.', 1)
+    flags.DEFINE_integer('processes', 2, 'Trials at once, a thread for each.', 1)
     flags.DEFINE_string('folder', 'runs/tune', "Folder of the runner's files.")
     flags.DEFINE_float(
         'target', None, "Rank by steps to this; the workload's target if not given."

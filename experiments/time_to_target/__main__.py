@@ -56,15 +56,15 @@ def define_flags() -> None:
         'methods', [], 'Methods; all that the framework has if not given.'
     )
     flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds, a study for each.')
-    flags.DEFINE_integer('eval_every_steps', 25, 'Steps between evaluations.')
-    flags.DEFINE_integer('processes', 2, 'Trials at once.')
-    flags.DEFINE_integer('num_threads', 1, 'Threads of each.')
+    flags.DEFINE_integer('eval_every_steps', 25, 'Steps between evaluations.', 1)
+    flags.DEFINE_integer('processes', 2, 'Trials at once.', 1)
+    flags.DEFINE_integer('num_threads', 1, 'Threads of each.', 1)
     flags.DEFINE_string('output_dir', str(RESULTS), 'Folder of the results.')
     flags.DEFINE_string(
         'folder', 'runs/time_to_target', "Folder of the runner's files."
     )
     flags.DEFINE_bool('step_times', False, 'Measure the seconds of a step instead.')
-    flags.DEFINE_integer('rounds', 10, 'Rounds of that measurement.')
+    flags.DEFINE_integer('rounds', 10, 'Rounds of that measurement.', 1)
     flags.DEFINE_bool('report', False, 'Write tables and plots only.')
 
 

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -115,6 +117,46 @@ def test_a_complete_comparison_is_replaced_and_nothing_else(tmp_path, monkeypatc
     # Without a summary it is one that was cut short, and goes on.
     compare.compare('ogbg_chembl', 'pytorch', 0, tmp_path, 20, 1)
     assert found[3] == ['nadamw.jsonl', 'trials']
+
+
+def test_a_mistake_in_a_search_space_does_not_cost_an_earlier_comparison(
+    tmp_path, monkeypatch
+):
+    for name in OWN_FILES:
+        (tmp_path / name).touch()
+    space = tmp_path / 'space.json'
+    points = json.loads(compare.SEARCH_SPACE.read_text())
+    space.write_text(json.dumps([{**point, 'damping': -1} for point in points]))
+    monkeypatch.setattr(compare, 'SEARCH_SPACE', space)
+    with pytest.raises(ValueError, match="'damping' is -1"):
+        compare.compare('ogbg_chembl', 'pytorch', 0, tmp_path, 20, 1)
+    assert all((tmp_path / name).exists() for name in OWN_FILES)
+
+
+@pytest.mark.parametrize(
+    'mistake', ['--seed=-1', '--eval_every_steps=0', '--num_threads=0']
+)
+def test_a_mistake_in_a_flag_does_not_cost_an_earlier_comparison(tmp_path, mistake):
+    folder = compare.folder_of(tmp_path, 'ogbg_chembl', 'pytorch', 0)
+    folder.mkdir()
+    for name in OWN_FILES:
+        (folder / name).touch()
+    run = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'experiments.compare',
+            f'--output_dir={tmp_path}',
+            mistake,
+        ],
+        cwd=compare.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert mistake.partition('=')[0].removeprefix('--') in run.stderr
+    assert sorted(path.name for path in folder.iterdir()) == list(OWN_FILES)
 
 
 def test_compilation_is_shown_by_itself():
