@@ -102,8 +102,7 @@ def compare(
     """
     points = {method: hyperparameters_of(method, workload) for method in METHODS}
     for point in points.values():
-        # A mistake in a search space should not wait for the methods before it, nor
-        # cost an earlier comparison.
+        # A mistake in a reference should not cost an earlier comparison.
         Settings.from_hyperparameters(point)
     if (folder / 'summary.json').exists():
         clear(folder)

@@ -119,16 +119,17 @@ def test_a_complete_comparison_is_replaced_and_nothing_else(tmp_path, monkeypatc
     assert found[3] == ['nadamw.jsonl', 'trials']
 
 
-def test_a_mistake_in_a_search_space_does_not_cost_an_earlier_comparison(
+def test_a_mistake_in_a_reference_does_not_cost_an_earlier_comparison(
     tmp_path, monkeypatch
 ):
     for name in OWN_FILES:
         (tmp_path / name).touch()
-    space = tmp_path / 'space.json'
-    points = json.loads(compare.SEARCH_SPACE.read_text())
-    space.write_text(json.dumps([{**point, 'damping': -1} for point in points]))
-    monkeypatch.setattr(compare, 'SEARCH_SPACE', space)
-    with pytest.raises(ValueError, match="'damping' is -1"):
+    references = json.loads(compare.REFERENCES.read_text())
+    references['ogbg_chembl']['hyperparameters']['beta2'] = -1
+    path = tmp_path / 'references.json'
+    path.write_text(json.dumps(references))
+    monkeypatch.setattr(compare, 'REFERENCES', path)
+    with pytest.raises(ValueError, match="'beta2' is -1"):
         compare.compare('ogbg_chembl', 'pytorch', 0, tmp_path, 20, 1)
     assert all((tmp_path / name).exists() for name in OWN_FILES)
 
