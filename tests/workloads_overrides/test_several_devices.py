@@ -7,10 +7,8 @@ import pytest
 
 
 def run(num_devices, path):
-    environment = {
-        **os.environ,
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
-    }
+    flag = f'--xla_force_host_platform_device_count={num_devices}'
+    environment = {**os.environ, 'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flag}'}
     module = 'tests.workloads_overrides.several_devices'
     done = subprocess.run(
         [sys.executable, '-m', module, str(path)],

@@ -12,16 +12,14 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 def _results(folder, n_devices, cases):
-    file = folder / f'{n_devices}.npz'
+    file, flag = folder / f'{n_devices}.npz', '--xla_force_host_platform_device_count'
     run = subprocess.run(
         [sys.executable, '-m', 'tests.submission.jax.devices_run', str(file), *cases],
         cwd=ROOT,
         env={
             **os.environ,
             'JAX_PLATFORMS': 'cpu',
-            # Most of the time goes into compilation.
-            'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={n_devices}',
+            'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flag}={n_devices}',
         },
         capture_output=True,
         text=True,
