@@ -1,4 +1,4 @@
-"""Trains on all devices of this process and saves the parameters.
+"""Trains on all devices of a process, this one or one of its own.
 
 Called as `python -m tests.submission.jax.devices_run FILE WORKLOAD,APPROXIMATION...`.
 How many devices the host shows is for the caller to set before JAX starts.
@@ -39,10 +39,11 @@ def _check_shares():
     assert set(lengths) == {-(-6 // jax.device_count())}
 
 
-def main():
+def results_of(cases):
+    """Returns the number of devices, and the parameters after training."""
     _check_shares()
     results = {'devices': np.asarray(jax.device_count())}
-    for case in sys.argv[2:]:
+    for case in cases:
         name, approximation = case.split(',')
         workload, point = WORKLOADS[name](), _point(approximation)
         batches = [workload.batch(step, n=16, weighted=True) for step in range(STEPS)]
@@ -55,8 +56,8 @@ def main():
             assert len(value.sharding.device_set) == jax.device_count()
             assert value.sharding.is_fully_replicated
             results[f'{case}, {parameter}'] = np.asarray(value)
-    np.savez(sys.argv[1], **results)
+    return results
 
 
 if __name__ == '__main__':
-    main()
+    np.savez(sys.argv[1], **results_of(sys.argv[2:]))

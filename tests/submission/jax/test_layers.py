@@ -41,23 +41,32 @@ def _assert_rows_reproduce(module, inputs, kind):
     params = init(module, inputs)
     layer = _layer_of(module, params, inputs)
     assert isinstance(layer, kind)
-    rows, multiplicity = layer.input_rows(jnp.asarray(inputs), sum_positions=False)
-    rows = _with_ones(layer, rows)
-    assert multiplicity == 1
-    matrix = layer.to_matrix([jnp.asarray(p) for p in _parameters(layer, params)])
-    assert matrix.shape == (layer.groups, layer.output_dim, layer.input_dim)
+    multiplicities = []
 
-    outputs, pull_back = jax.vjp(
-        lambda params: module.apply({'params': params}, inputs), params
-    )
+    # To compile it as a whole takes less time than one operation after the other.
+    @jax.jit
+    def run(params, inputs):
+        rows, multiplicity = layer.input_rows(inputs, sum_positions=False)
+        multiplicities.append(multiplicity)
+        matrix = layer.to_matrix(_parameters(layer, params))
+        outputs, pull_back = jax.vjp(
+            lambda params: module.apply({'params': params}, inputs), params
+        )
+        cotangent = jnp.sin(jnp.arange(outputs.size)).reshape(outputs.shape)
+        (gradients,) = pull_back(cotangent)
+        return (
+            (_with_ones(layer, rows), matrix),
+            (layer.gradient_rows(outputs), layer.gradient_rows(cotangent)),
+            layer.to_matrix(_parameters(layer, gradients)),
+            layer.from_matrix(matrix),
+        )
+
+    (rows, matrix), (output_rows, gradient_rows), gradient, back = run(params, inputs)
+    assert multiplicities == [1]
+    assert matrix.shape == (layer.groups, layer.output_dim, layer.input_dim)
     np.testing.assert_allclose(
-        np.einsum('...gi,goi->...go', rows, matrix),
-        layer.gradient_rows(outputs),
-        **CLOSE,
+        np.einsum('...gi,goi->...go', rows, matrix), output_rows, **CLOSE
     )
-    cotangent = jnp.sin(jnp.arange(outputs.size)).reshape(outputs.shape)
-    (gradients,) = pull_back(cotangent)
-    gradient_rows = layer.gradient_rows(cotangent)
     assert gradient_rows.shape[:-2] == rows.shape[:-2]
     np.testing.assert_allclose(
         np.einsum(
@@ -65,10 +74,9 @@ def _assert_rows_reproduce(module, inputs, kind):
             gradient_rows.reshape(-1, *gradient_rows.shape[-2:]),
             rows.reshape(-1, *rows.shape[-2:]),
         ),
-        layer.to_matrix(_parameters(layer, gradients)),
+        gradient,
         **CLOSE,
     )
-    back = layer.from_matrix(matrix)
     for found, given in zip(back, _parameters(layer, params), strict=True):
         np.testing.assert_array_equal(found, given)
     return layer

@@ -110,6 +110,7 @@ def test_initial_parameters_have_the_distributions_of_pytorch():
 def test_dropout_acts_in_training_only(torch_model, images):
     params = flax_parameters.vit_params(torch_model.state_dict(), num_heads=3)
 
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def apply(train, rate):
         return MODEL.apply(
             {'params': params},

@@ -128,6 +128,7 @@ def test_padding_does_not_change_real_graphs():
 def test_dropout_acts_in_training_only():
     params = flax_parameters.gnn_params(torch_model().state_dict())
 
+    @functools.partial(jax.jit, static_argnames=('train', 'dropout_rate'))
     def apply(train, **options):
         return flax_model().apply(
             {'params': params},
