@@ -1,5 +1,6 @@
 """Settings that every test shares."""
 
+import gc
 import os
 
 import hypothesis
@@ -22,6 +23,12 @@ hypothesis.settings.register_profile(
     'project', deadline=None, derandomize=True, database=None, max_examples=40
 )
 hypothesis.settings.load_profile('project')
+
+
+def pytest_collection_finish():
+    """Takes what is imported by now out of the search for garbage: it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -233,14 +233,21 @@ def relative_error(approximation, exact):
 
 
 def layer_errors(
-    module, params, batch, loss, loss_terms, names=None, normalisation='mean_inputs'
+    module,
+    params,
+    batch,
+    loss,
+    loss_terms,
+    names=None,
+    normalisation='mean_inputs',
+    approximations=('expand', 'reduce'),
 ):
-    """Relative errors of both approximations, by layer."""
+    """Relative errors of the approximations, by layer."""
     if names is None:
         names = list(find_layers(module, params, batch['inputs'])[0])
     exact = ggn_blocks(module, params, batch, loss, loss_terms, names)
     errors = {name: {} for name in names}
-    for approximation in ('expand', 'reduce'):
+    for approximation in approximations:
         factors = type_2_factors(
             module, params, batch, loss, loss_terms, approximation, normalisation
         )

@@ -318,6 +318,7 @@ class TestGraphs:
             half_squared_norm,
             len(n_node),
             normalisation=normalisation,
+            approximations=('reduce',),
         )
         return [errors[name]['reduce'] for name in ('first', 'second')]
 

@@ -240,7 +240,7 @@ class TestRulesOnPreconditionedGradients:
         preconditioner, kfac_state = _preconditioner(settings)
         optimizer, params = FirstOrderOptimizer(settings, preconditioner), _params()
         zeros = jax.tree.map(jnp.zeros_like, params)
-        found, *_ = optimizer.step(
+        found, *_ = jax.jit(optimizer.step)(
             params, zeros, optimizer.init(params), kfac_state, 0.1
         )
         _assert_close(flatten(found), flatten(params), rtol=0)
@@ -251,7 +251,7 @@ class TestRulesOnPreconditionedGradients:
         preconditioner, _ = _preconditioner(settings)
         optimizer, params = FirstOrderOptimizer(settings, preconditioner), _params()
         gradients = _gradients(params, 0)
-        found, *_ = optimizer.step(
+        found, *_ = jax.jit(optimizer.step)(
             params,
             gradients,
             optimizer.init(params),
