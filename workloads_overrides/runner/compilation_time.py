@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,13 @@ class CompilationTime:
     A function is traced while the one that calls it is, and both report.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Starts at nothing.
+
+        Args:
+            clock: Returns seconds.
+        """
+        self._clock = clock
         # Ends and lengths of spans that no later span has covered so far.
         self._spans: list[tuple[float, float]] = []
 
@@ -43,7 +50,7 @@ class CompilationTime:
         """
         if not event.startswith(_EVENT_PREFIX):
             return
-        end = time.monotonic()
+        end = self._clock()
         while self._spans and self._spans[-1][0] > end - duration_secs:
             self._spans.pop()
         self._spans.append((end, duration_secs))
