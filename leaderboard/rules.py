@@ -209,8 +209,8 @@ def _workload_names(tree: ast.Module, file: str) -> Iterator[Violation]:
 
 def _names_a_workload(text: str) -> bool:
     # A text with a space is a message or a docstring.
-    return text in WORKLOAD_NAMES or (
-        _WORKLOAD_WORD.search(text.lower()) is not None and not re.search(r'\s', text)
+    return _WORKLOAD_WORD.search(text.lower()) is not None and not re.search(
+        r'\s', text
     )
 
 

@@ -37,6 +37,13 @@ class StudyScore:
     compilation: float | None
 
 
+def best_of(runs: Sequence[Record], target: float) -> Record:
+    """Returns who reached the target first or, if none did, who came closest."""
+    return min(
+        runs, key=lambda run: (run.steps_to(target) or math.inf, -max(run.validation))
+    )
+
+
 def studies_of(
     records: Sequence[Record], target: float, cost: StepSeconds | None
 ) -> list[StudyScore]:
@@ -58,10 +65,7 @@ def studies_of(
     for seed, runs in sorted(by_seed.items()):
         if len(runs) < TRIALS:
             continue
-        best = min(
-            runs,
-            key=lambda run: (run.steps_to(target) or math.inf, -max(run.validation)),
-        )
+        best = best_of(runs, target)
         steps = best.steps_to(target) or math.inf
         seconds, compilation = (
             (None, None) if cost is None else (cost.until(steps), cost.compilation)

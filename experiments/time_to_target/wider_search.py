@@ -26,7 +26,7 @@ from absl import flags
 
 from experiments import command, text_tables, trials
 from experiments.seeds import parse_seeds
-from experiments.time_to_target import study
+from experiments.time_to_target import scores, study
 from experiments.time_to_target.methods import METHODS, RESULTS, WIDER
 from experiments.trials import Record
 from workloads_overrides import registry
@@ -78,15 +78,6 @@ def check_five_are_there(
                 )
 
 
-def _fewest(records: Sequence[Record], target: float) -> tuple[float, Record | None]:
-    """Returns the fewest steps to the target, and who needed them."""
-    best = min(
-        records, key=lambda record: record.steps_to(target) or math.inf, default=None
-    )
-    steps = math.inf if best is None else best.steps_to(target) or math.inf
-    return steps, best
-
-
 def format_table(
     five: Sequence[Record], others: Sequence[Record], target: float
 ) -> str:
@@ -109,9 +100,11 @@ def format_table(
                 ]
                 for records in (five, others)
             )
-            fewest, _ = _fewest(of_five, target)
-            fewest_of_others, best = _fewest(of_others, target)
-            assert best is not None
+            best = scores.best_of(of_others, target)
+            fewest_of_others = best.steps_to(target) or math.inf
+            fewest = min(
+                (run.steps_to(target) or math.inf for run in of_five), default=math.inf
+            )
             rows.append(
                 [
                     method.label,

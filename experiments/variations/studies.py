@@ -58,10 +58,7 @@ class TriedStudy:
     """Named variations of the base point."""
 
     def __init__(
-        self,
-        workload: str,
-        approximations: Sequence[str],
-        path: pathlib.Path = tried.TRIED,
+        self, approximations: Sequence[str], path: pathlib.Path = tried.TRIED
     ) -> None:
         self._bases = base_points(approximations)
         self._variations = tried.load(path, self._bases)
@@ -87,5 +84,6 @@ class TriedStudy:
 
 STUDIES: dict[str, Callable[[str, Sequence[str]], Study]] = {
     'sensitivity': SensitivityStudy,
-    'tried': TriedStudy,
+    # The same for every workload.
+    'tried': lambda _, approximations: TriedStudy(approximations),
 }

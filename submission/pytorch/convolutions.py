@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,30 @@ class _Convolution(KFACLayer):
         """
         return self.input_dim - (self.bias is not None)
 
+    def _summed_rows(
+        self, images: Tensor, windows: Iterable[tuple[slice, ...]]
+    ) -> Tensor:
+        """Sums the patches of each image without unfolding (Dangel, arXiv 2307.02275).
+
+        One kernel element meets a window of the image, so the sum of all patches takes
+        one window sum for each kernel element.
+
+        Args:
+          images: Shape `[examples, channels, height, width]`.
+          windows: What each kernel element meets along both axes, in the order of the
+            weight.
+
+        Returns:
+          One row an example, shape `[examples, 1, groups, d]`.
+        """
+        dtype = sums_dtype(images.dtype)
+        sums = [
+            images[:, :, rows, columns].sum((2, 3), dtype=dtype)
+            for rows, columns in windows
+        ]
+        patches = torch.stack(sums, -1)
+        return patches.view(len(images), 1, self.groups, self._patch_dim)
+
     def gradient_rows(self, gradients: Tensor) -> Tensor:
         """See base class."""
         images = self._batched(gradients)
@@ -95,11 +119,7 @@ class ConvLayer(_Convolution):
     def _summed_patches(
         self, padded: Tensor, output_shape: Sequence[int]
     ) -> tuple[Tensor, int]:
-        """Sums the patches without unfolding (Dangel, arXiv 2307.02275).
-
-        One kernel element meets a strided window of the input, so the sum of all
-        patches takes one window sum for each kernel element.
-        """
+        """Sums the patches; a kernel element meets a strided window of the input."""
         pixels = self._output_pixels(output_shape)
         starts: list[list[slice]] = []
         for axis, n_out in enumerate(pixels):
@@ -111,13 +131,7 @@ class ConvLayer(_Convolution):
                     for k in range(self._kernel[axis])
                 ]
             )
-        dtype = sums_dtype(padded.dtype)
-        sums = [
-            padded[:, :, rows, columns].sum((2, 3), dtype=dtype)
-            for rows, columns in itertools.product(*starts)
-        ]
-        patches = torch.stack(sums, -1)
-        rows = patches.view(len(padded), 1, self.groups, self._patch_dim)
+        rows = self._summed_rows(padded, itertools.product(*starts))
         return rows, math.prod(pixels)
 
 
@@ -147,10 +161,7 @@ class ConvTransposeLayer(_Convolution):
     def input_rows(
         self, inputs: Tensor, sum_positions: bool, output_shape: Sequence[int]
     ) -> tuple[Tensor, int]:
-        """See base class.
-
-        To sum the patches takes one window sum of the input for each kernel element.
-        """
+        """See base class."""
         images = self._batched(inputs)
         images = images.unsqueeze(2) if self._is_1d else images
         n, channels = images.shape[:2]
@@ -158,13 +169,8 @@ class ConvTransposeLayer(_Convolution):
         n_positions = math.prod(pixels)
         met = list(itertools.product(*self._meetings(images.shape[2:], pixels)))
         if sum_positions:
-            dtype = sums_dtype(images.dtype)
-            sums = [
-                images[:, :, rows, columns].sum((2, 3), dtype=dtype)
-                for (rows, _), (columns, _) in met
-            ]
-            patches = torch.stack(sums, -1)
-            return patches.view(n, 1, self.groups, self._patch_dim), n_positions
+            windows = ((rows, columns) for (rows, _), (columns, _) in met)
+            return self._summed_rows(images, windows), n_positions
         patches = images.new_zeros(n, *pixels, channels, len(met))
         channels_last = images.permute(0, 2, 3, 1)
         for k, ((rows, at_rows), (columns, at_columns)) in enumerate(met):

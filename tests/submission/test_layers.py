@@ -14,16 +14,14 @@ from submission.pytorch.convolutions import ConvLayer, ConvTransposeLayer
 from submission.pytorch.layers import LinearLayer, assign_parameters
 
 from .curvature import double
+from .strategies import integers_by_axis
 
 
 @st.composite
 def convolutions(draw):
     """A convolution of any geometry and an input for it."""
     axes = draw(st.sampled_from([1, 2]))
-
-    def ints(low, high):
-        return draw(st.tuples(*[st.integers(low, high)] * axes))
-
+    ints = integers_by_axis(draw, axes)
     groups = draw(st.integers(1, 3))
     sizes = ints(5, 7)
     padding = draw(st.sampled_from(['valid', 'same', 'given']))
@@ -50,10 +48,7 @@ def convolutions(draw):
 def transposed_convolutions(draw):
     """A transposed convolution of any geometry and an input for it."""
     axes = draw(st.sampled_from([1, 2]))
-
-    def ints(low, high):
-        return draw(st.tuples(*[st.integers(low, high)] * axes))
-
+    ints = integers_by_axis(draw, axes)
     groups = draw(st.integers(1, 3))
     stride, dilation = ints(1, 3), ints(1, 2)
     module = (nn.ConvTranspose1d, nn.ConvTranspose2d)[axes - 1](

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from submission.jax.convolutions import ConvLayer, ConvTransposeLayer
 from submission.jax.layers import LinearLayer
 from submission.jax.naming import flatten, unflatten
+from tests.submission.strategies import integers_by_axis
 
 from .curvature import double, find_layers, init
 
@@ -275,10 +276,7 @@ def test_convolution_of_an_input_without_batch_axis(kind):
 def convolutions(draw):
     """A convolution of any geometry and an input for it."""
     axes = draw(st.sampled_from([1, 2]))
-
-    def ints(low, high):
-        return draw(st.tuples(*[st.integers(low, high)] * axes))
-
+    ints = integers_by_axis(draw, axes)
     groups = draw(st.integers(1, 2))
     module = nn.Conv(
         groups * draw(st.integers(1, 2)),
@@ -316,10 +314,7 @@ def test_convolution_of_any_geometry(drawn):
 def transposed_convolutions(draw):
     """A transposed convolution of any geometry and an input for it."""
     axes = draw(st.sampled_from([1, 2]))
-
-    def ints(low, high):
-        return draw(st.tuples(*[st.integers(low, high)] * axes))
-
+    ints = integers_by_axis(draw, axes)
     paddings = ['VALID', 'SAME', 'CIRCULAR', 2, [(1, 2)] * axes, [(3, -1)] * axes]
     module = nn.ConvTranspose(
         draw(st.integers(1, 3)),
