@@ -11,9 +11,9 @@ a method's five do it justice: the eight points of each in
 trial ends once the method has been faster at another point with that seed, so the five
 have to be trained first, by `python -m experiments.time_to_target`.
 
-Records go to `wider_search.jsonl` beside those of the five, as they come, and a run
-that is stopped goes on where it was. `--report` trains nothing. Both write the table
-`wider_search.md`.
+Records go to the `records.jsonl` of the five, as they come, and a run that is stopped
+goes on where it was; which points are the five says their search space alone.
+`--report` trains nothing. Both write the table `wider_search.md`.
 """
 
 import json
@@ -78,27 +78,42 @@ def check_five_are_there(
                 )
 
 
-def format_table(
-    five: Sequence[Record], others: Sequence[Record], target: float
-) -> str:
+def records_of(
+    name: str, records: Sequence[Record]
+) -> tuple[Sequence[Record], Sequence[Record]]:
+    """Returns a method's records of its five points and those of the further ones.
+
+    Args:
+      name: Name of the method.
+      records: Records of any methods and points.
+    """
+    of_method = [record for record in records if record.trial.method == name]
+    five = METHODS[name].points
+    others = [point for point in WIDER[name].points if point not in five]
+    of_five, of_others = (
+        [record for record in of_method if record.trial.hyperparameters in points]
+        for points in (five, others)
+    )
+    return of_five, of_others
+
+
+def format_table(records: Sequence[Record], target: float) -> str:
     """Formats the best of the five points and of all, a row for a method and seed.
 
     Args:
-      five: Records of the five points of each method.
-      others: Records of the further points.
+      records: Records of the five points of each method and of the further ones.
       target: The validation target.
+
+    Raises:
+      ValueError: If there are none of the further points.
     """
     rows = []
     for name, method in WIDER.items():
-        seeds = sorted({r.trial.seed for r in others if r.trial.method == name})
-        for seed in seeds:
+        of_points = records_of(name, records)
+        for seed in sorted({record.trial.seed for record in of_points[1]}):
             of_five, of_others = (
-                [
-                    record
-                    for record in records
-                    if record.trial.method == name and record.trial.seed == seed
-                ]
-                for records in (five, others)
+                [record for record in of_point if record.trial.seed == seed]
+                for of_point in of_points
             )
             best = scores.best_of(of_others, target)
             fewest_of_others = best.steps_to(target) or math.inf
@@ -121,6 +136,10 @@ def format_table(
                     ),
                 ]
             )
+    if not rows:
+        raise ValueError(
+            'No point beyond the five has been trained; train first, without --report.'
+        )
     return text_tables.markdown(_COLUMNS, rows)
 
 
@@ -156,18 +175,18 @@ def main() -> None:
     # The rivals are in PyTorch alone.
     name, framework = given.workload, 'pytorch'
     folder = pathlib.Path(given.output_dir) / f'{name}_{framework}'
-    path = folder / 'wider_search.jsonl'
+    path = folder / 'records.jsonl'
     target = registry.load_workload(name, framework).validation_target_value
-    five = trials.load_records(folder / 'records.jsonl')
     if not given.report:
         names, seeds = chosen_methods(given.methods), parse_seeds(given.seeds)
-        check_five_are_there(names, seeds, five)
+        records = trials.load_records(path)
+        check_five_are_there(names, seeds, records)
         studies = study.make_studies(
             [(method, WIDER[method]) for method in names],
             name,
             framework,
             seeds,
-            [*five, *trials.load_records(path)],
+            records,
             target,
         )
         study.run_studies(
@@ -179,10 +198,7 @@ def main() -> None:
             processes=given.processes,
             num_threads=given.num_threads,
         )
-    others = trials.load_records(path)
-    if not others:
-        raise ValueError(f'{path} has no records; train first, without --report.')
-    text = format_table(five, others, target)
+    text = format_table(trials.load_records(path), target)
     (folder / 'wider_search.md').write_text(text + '\n')
     print(text)
 

@@ -72,7 +72,7 @@ def add(path, records):
         ({'methods': ['x']}, "No method 'x' has more points"),
         ({}, 'five points of soap have been trained with seed 0.*--methods=soap'),
         ({'workload': 'x'}, "Unknown workload 'x'"),
-        ({'report': True}, 'wider_search.jsonl has no records; train first'),
+        ({'report': True}, 'No point beyond the five has been trained; train first'),
     ],
 )
 def test_mistakes_are_named_and_leave_nothing(start, tmp_path, flags, message):
@@ -90,10 +90,9 @@ def test_another_seed_of_the_five_does_not_do(start, tmp_path):
 def test_trains_what_is_missing_until_the_five_were_faster(
     start, tmp_path, monkeypatch, capsys
 ):
-    path = results(tmp_path) / 'wider_search.jsonl'
+    path = results(tmp_path) / 'records.jsonl'
     others = WIDER['soap'].points[5:]
-    add(results(tmp_path) / 'records.jsonl', five('soap', reaches_at=50))
-    add(path, [record('soap', others[0])])
+    add(path, [*five('soap', reaches_at=50), record('soap', others[0])])
     trained = []
 
     def run(trial, folder, *, step_limit, **_):
@@ -105,7 +104,7 @@ def test_trains_what_is_missing_until_the_five_were_faster(
     start()
     assert [point for point, _ in trained] == list(others[1:])
     assert [limit for _, limit in trained] == [50] + 6 * [25]
-    assert len(trials.load_records(path)) == 8
+    assert len(trials.load_records(path)) == 13
     table = (results(tmp_path) / 'wider_search.md').read_text()
     assert table in capsys.readouterr().out
     (row,) = table.splitlines()[2:]
@@ -118,13 +117,15 @@ def test_trains_what_is_missing_until_the_five_were_faster(
 
 
 def test_a_method_that_never_gets_there(start, tmp_path):
-    add(results(tmp_path) / 'records.jsonl', five('muon') + five('soap', 25))
+    path = results(tmp_path) / 'records.jsonl'
+    add(path, five('muon') + five('soap', 25))
     others = [
         record(name, point)
         for name in ('muon', 'soap')
         for point in WIDER[name].points[5:]
     ]
-    add(results(tmp_path) / 'wider_search.jsonl', others)
+    forgotten = {**WIDER['soap'].points[0], 'learning_rate': 0.5}
+    add(path, [*others, record('soap', forgotten, reaches_at=25)])
     start(report=True)
     table = (results(tmp_path) / 'wider_search.md').read_text()
     assert '| SOAP | 0 | 13 | 25 | 25 | not as fast |' in table
