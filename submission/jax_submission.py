@@ -158,7 +158,9 @@ def _step(
     """
     capture = None
     if preconditioner is not None and renew_inverses is not None:
-        capture = preconditioner.capture(batch)
+        assert state.kfac is not None
+        updates = state.kfac.counters['factor_updates']
+        capture = preconditioner.capture(batch, updates)
 
     forward, mean_loss = model_and_loss(workload, settings, model_state, batch, rng)
     kfac_state = state.kfac

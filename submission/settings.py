@@ -104,8 +104,9 @@ class Settings:
       factor_decay: Decay of the moving averages of the Kronecker factors.
       statistics_interval: Steps between two updates of the Kronecker factors.
       statistics_stride: K-FAC-expand takes one in this many positions of each example
-        into its factors. Positions of one example are much alike, and factors are
-        averaged over updates. K-FAC-reduce takes all, which costs it little.
+        into its factors, others in each update. Positions of one example are much
+        alike, and factors are averaged over updates. K-FAC-reduce takes all, which
+        costs it little.
       inverse_interval: Steps between two inversions of the Kronecker factors.
       first_order_rule: What is done with the preconditioned gradient: `momentum`
         follows it, `grafted` rescales each layer's momentum to the norm that

@@ -193,9 +193,6 @@ class ConvTransposeLayer(_Convolution):
     `strides - 1` zeros between its pixels and padding around them. With
     `transpose_kernel` it is the patch under the flipped kernel; the elements of a row
     are in the order of the parameter all the same.
-
-    A pixel meets only some elements if the stride is above 1, and K-FAC-expand with a
-    `statistics_stride` that has a factor in common with it may never see the others.
     """
 
     def __init__(

@@ -102,9 +102,18 @@ class KFACPreconditioner:
             {name: jnp.zeros((), jnp.int32) for name in COUNTERS},
         )
 
-    def capture(self, batch: Mapping[str, Any]) -> Capture:
-        """Returns what watches the passes over a batch."""
-        structure = BatchStructure.from_batch(batch, self._settings.position_stride)
+    def capture(
+        self, batch: Mapping[str, Any], updates: jax.Array | int = 0
+    ) -> Capture:
+        """Returns what watches the passes over a batch.
+
+        Args:
+          batch: The batch.
+          updates: How often the factors have been updated. Where only some positions
+            are taken, these move on by one with each update.
+        """
+        stride = self._settings.position_stride
+        structure = BatchStructure.from_batch(batch, stride, updates)
         return Capture(self.layers, structure, self._sums())
 
     def _sums(self) -> Sums:

@@ -116,6 +116,7 @@ class RealRows(NamedTuple):
         'real_examples',
         'sequences',
         'graph_rows',
+        'first',
         'real_share',
     ],
     meta_fields=['stride'],
@@ -133,6 +134,7 @@ class BatchStructure:
       graph_rows: For batches of graphs, number of rows to the real ones among
         them; None marks a number that fits nodes as well as edges.
       stride: One in this many positions of each example is taken.
+      first: The first of these, a scalar.
       real_share: For batches of padded signals, whose lengths differ from layer to
         layer, the share of each example that is not padding; shape `[examples]`.
     """
@@ -142,6 +144,7 @@ class BatchStructure:
     sequences: dict[int, jax.Array]
     graph_rows: dict[int, RealRows | None] | None
     stride: int = 1
+    first: jax.Array | int = 0
     real_share: jax.Array | None = None
 
     @property
@@ -155,7 +158,9 @@ class BatchStructure:
         return bool(self.sequences) or self.real_share is not None
 
     @classmethod
-    def from_batch(cls, batch: Mapping[str, Any], stride: int = 1) -> 'BatchStructure':
+    def from_batch(
+        cls, batch: Mapping[str, Any], stride: int = 1, first: jax.Array | int = 0
+    ) -> 'BatchStructure':
         """Reads the structure off an AlgoPerf batch.
 
         An example whose loss weights are all zero is padding. Graph batches are
@@ -172,6 +177,9 @@ class BatchStructure:
             edges it is as large a share of all, the first ones: they are there
             without a copy, batches are shuffled, and every second edge might be the
             same direction of each bond.
+          first: The first of the positions taken, counted on from the last to the
+            first again. One that grows by 1 from batch to batch takes each in turn,
+            whatever regular pattern the positions have.
 
         Raises:
           ValueError: If the batch is not of that kind.
@@ -203,7 +211,8 @@ class BatchStructure:
             real_share = (1.0 - jnp.asarray(inputs[1])).mean(1)
             if real is not None:
                 real_share *= real
-        return cls(jnp.arange(targets.shape[0]), real, masks, None, stride, real_share)
+        examples = jnp.arange(targets.shape[0])
+        return cls(examples, real, masks, None, stride, first, real_share)
 
     @classmethod
     def _from_graphs(
@@ -284,10 +293,11 @@ class BatchStructure:
         keep = self._real_rows(n_positions)
         if self.stride == 1 or n_positions <= 1:
             return SharedTensor(values, keep, None, n, multiplicity)
-        values = values[:, :: self.stride]
+        taken = (self.first + jnp.arange(0, n_positions, self.stride)) % n_positions
+        values = jnp.take(values, taken, axis=1)
         row_weight: jax.Array | float = n_positions / values.shape[1]
         if keep is not None and keep.ndim == 2:
-            n_real_rows, keep = keep.sum(), keep[:, :: self.stride]
+            n_real_rows, keep = keep.sum(), jnp.take(keep, taken, axis=1)
             row_weight = n_real_rows / jnp.maximum(keep.sum(), 1)
         return SharedTensor(values, keep, None, n, multiplicity, row_weight)
 

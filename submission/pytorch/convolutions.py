@@ -143,9 +143,6 @@ class ConvTransposeLayer(_Convolution):
     element k of the weight meets input pixel i at output pixel
     `stride * i + dilation * k - padding`. That says all, so the zeros and the flipped
     kernel are never formed. The elements of a row are in the order of the weight.
-
-    A pixel meets only some elements if the stride is above 1, and K-FAC-expand with a
-    `statistics_stride` that has a factor in common with it may never see the others.
     """
 
     def __init__(self, name: str, module: nn.Module) -> None:

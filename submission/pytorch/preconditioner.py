@@ -53,8 +53,15 @@ class KFACPreconditioner:
         log_assignments(self.assignments)
 
     def capture(self, batch: Mapping[str, Any]) -> Capture:
-        """Returns the context in which the passes over a batch are watched."""
-        structure = BatchStructure.from_batch(batch, self._settings.position_stride)
+        """Returns the context in which the passes over a batch are watched.
+
+        Where only some positions are taken, these move on by one with each update.
+        """
+        stride, updates = (
+            self._settings.position_stride,
+            self.counters['factor_updates'],
+        )
+        structure = BatchStructure.from_batch(batch, stride, updates)
         return Capture(self.layers, structure, self._make_sums)
 
     def _make_sums(self, layer: KFACLayer) -> Sums:

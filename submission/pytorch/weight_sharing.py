@@ -162,6 +162,7 @@ class BatchStructure:
       graph_rows: For batches of graphs, number of rows to the real ones among
         them; None marks a number that fits nodes as well as edges.
       stride: One in this many positions of each example is taken.
+      first: The first of these.
     """
 
     n_examples: int
@@ -169,6 +170,7 @@ class BatchStructure:
     sequences: Mapping[int, RealRows]
     graph_rows: Mapping[int, RealRows | None] | None
     stride: int = 1
+    first: int = 0
     real_share: Tensor | None = None
 
     @property
@@ -177,7 +179,9 @@ class BatchStructure:
         return bool(self.sequences) or self.real_share is not None
 
     @classmethod
-    def from_batch(cls, batch: Mapping[str, Any], stride: int = 1) -> 'BatchStructure':
+    def from_batch(
+        cls, batch: Mapping[str, Any], stride: int = 1, first: int = 0
+    ) -> 'BatchStructure':
         """Reads the structure off an AlgoPerf batch.
 
         An example whose loss weights are all zero is padding. Graph batches are
@@ -194,6 +198,9 @@ class BatchStructure:
             edges it is as large a share of all, the first ones: they are there
             without a copy, batches are shuffled, and every second edge might be the
             same direction of each bond.
+          first: The first of the positions taken, counted on from the last to the
+            first again. One that grows by 1 from batch to batch takes each in turn,
+            whatever regular pattern the positions have.
 
         Raises:
           ValueError: If the batch is not of that kind.
@@ -222,13 +229,15 @@ class BatchStructure:
                 length, real_inputs = inputs.shape[1], inputs != 0
                 masks[length] = masks.get(length, real_inputs) | real_inputs
         sequences = {
-            length: _real_positions(mask, real, stride)
+            length: _real_positions(mask, real, stride, first)
             for length, mask in masks.items()
         }
         real_share = None
         if _is_padded_signal(inputs):
             real_share = (1.0 - inputs[1]).mean(1) * real
-        return cls(len(real), _as_slice(real), sequences, None, stride, real_share)
+        return cls(
+            len(real), _as_slice(real), sequences, None, stride, first, real_share
+        )
 
     @classmethod
     def _from_graphs(
@@ -303,8 +312,7 @@ class BatchStructure:
             return SharedTensor(values, None, leading[0], multiplicity)
         values = values.reshape(n, -1, *values.shape[-2:])
         n_positions = values.shape[1]
-        if self.stride > 1:
-            values = values[:, :: self.stride]
+        values = _take_positions(values, self.stride, self.first)
         sequence = self._real_rows(n_positions)
         if sequence is not None:
             return _select(values.flatten(0, 1), sequence, multiplicity)
@@ -326,19 +334,29 @@ class BatchStructure:
         n_real = torch.ceil(self.real_share * n_positions - 1e-3)
         position = torch.arange(n_positions, device=n_real.device)
         mask = position < n_real[:, None]
-        return _real_positions(mask, self.real_share > 0, self.stride)
+        return _real_positions(mask, self.real_share > 0, self.stride, self.first)
 
 
-def _real_positions(mask: Tensor, real: Tensor, stride: int) -> RealRows:
+def _take_positions(values: Tensor, stride: int, first: int) -> Tensor:
+    """Takes one in `stride` positions, `[examples, positions, ...]` to the same."""
+    if stride == 1:
+        return values
+    n_positions = values.shape[1]
+    taken = torch.arange(first, first + n_positions, stride, device=values.device)
+    return values[:, taken % n_positions]
+
+
+def _real_positions(mask: Tensor, real: Tensor, stride: int, first: int) -> RealRows:
     """Selects the real positions of real examples among those that are taken.
 
     Args:
       mask: Whether a position is real, shape `[examples, positions]`.
       real: Whether an example is, shape `[examples]`.
       stride: One in this many positions is taken.
+      first: The first of these.
     """
     mask = mask & real[:, None]
-    taken = mask if stride == 1 else mask[:, ::stride]
+    taken = _take_positions(mask, stride, first)
     return RealRows.select(
         (real.long().cumsum(0) - 1).repeat_interleave(taken.shape[1]),
         taken.flatten(),

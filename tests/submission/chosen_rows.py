@@ -115,16 +115,22 @@ CASES = {
     'edges, padding anywhere': _graphs('edges', _NODES, _EDGES, _WEIGHTS),
 }
 STRIDES = (1, 2, 3, 100)
+# The numbers of the update, the first of which takes the first position.
+UPDATES = (0, 4)
 
 
-def factors(case, stride, loss_terms):
+def factors(case, stride, update, loss_terms):
     """Returns K-FAC-expand's A and B, the bias counted, from the rows to be taken."""
     inputs, gradients = case.values()
     inputs = inputs.reshape(-1, D_IN)
     gradients = gradients.reshape(-1, D_OUT)
     inputs = np.concatenate([inputs, np.ones((len(inputs), 1))], -1)
     if case.n_node is None:
-        taken = case.positions % stride == 0
+        n_positions = max(case.positions) + 1
+        chosen = [
+            (update + k) % n_positions for k in range(n_positions) if k % stride == 0
+        ]
+        taken = np.isin(case.positions, chosen)
     else:
         n_graphs, n_rows = len(case.n_node), len(inputs)
         n_taken = n_rows if n_rows == n_graphs else math.ceil(n_rows / stride)

@@ -15,7 +15,7 @@ from submission.pytorch.preconditioner import KFACPreconditioner
 from submission.pytorch.weight_sharing import BatchStructure
 from submission.settings import Settings
 
-from .chosen_rows import CASES, D_IN, D_OUT, STRIDES, factors
+from .chosen_rows import CASES, D_IN, D_OUT, STRIDES, UPDATES, factors
 from .curvature import double
 
 LOSS_TERMS = 7.0
@@ -35,13 +35,13 @@ def _batch(case):
     }
 
 
-def _captured(model, batch, stride, cotangent):
+def _captured(model, batch, stride, cotangent, update=0):
     """The factor sums, from gradients of the outputs."""
     layers, _ = assign_parameters(model, 1024)
     empty = functools.partial(
         make_sums, approximation='expand', normalisation='mean_inputs'
     )
-    structure = BatchStructure.from_batch(batch, stride)
+    structure = BatchStructure.from_batch(batch, stride, update)
     with Capture(layers, structure, empty) as capture:
         outputs = model(batch['inputs'])
         capture.backward_to_layers(outputs, cotangent(outputs.detach()))
@@ -60,14 +60,16 @@ class _Layer(nn.Module):
         return self.layer(self.values)
 
 
+@pytest.mark.parametrize('update', UPDATES)
 @pytest.mark.parametrize('stride', STRIDES)
 @pytest.mark.parametrize('case', CASES)
-def test_against_loops_over_the_taken_rows(case, stride):
+def test_against_loops_over_the_taken_rows(case, stride, update):
     case = CASES[case]
     inputs, gradients = map(torch.from_numpy, case.values())
-    sums = _captured(_Layer(inputs), _batch(case), stride, lambda _: gradients)
+    sums = _captured(_Layer(inputs), _batch(case), stride, lambda _: gradients, update)
     found = sums['layer'].kronecker_factors(LOSS_TERMS)
-    for side, factor in zip(found, factors(case, stride, LOSS_TERMS), strict=True):
+    expected = factors(case, stride, update, LOSS_TERMS)
+    for side, factor in zip(found, expected, strict=True):
         np.testing.assert_allclose(side[0], factor, **CLOSE)
 
 
@@ -142,6 +144,29 @@ def test_all_rows_of_a_learnt_query_are_taken(n_queries):
     )
     for name in ('inputs', 'input_count', 'gradients'):
         assert torch.equal(getattr(found, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize('stride', [2, 3, 4, 7])
+def test_updates_take_all_positions_equally_often(stride):
+    """Whatever factor the stride and the number of positions have in common."""
+    n_positions = 6
+    model = nn.Linear(n_positions, D_OUT).double()
+    # A position's input says which it is.
+    inputs = torch.eye(n_positions).double().expand(2, -1, -1)
+    batch = {'inputs': inputs, 'targets': torch.zeros(2)}
+    preconditioner = KFACPreconditioner(
+        model, Settings(approximation='expand', statistics_stride=stride)
+    )
+    seen = torch.zeros(n_positions).double()
+    for _ in range(n_positions):
+        with preconditioner.capture(batch) as capture:
+            outputs = model(inputs)
+            capture.backward_to_layers(outputs, torch.ones_like(outputs))
+        seen += capture.sums()[''].inputs[0].diagonal()[:-1]
+        preconditioner.update_factors(capture, 2.0, 1.0)
+    # Two examples, and in each update one position or more.
+    taken = -(-n_positions // stride)
+    torch.testing.assert_close(seen, torch.full_like(seen, 2.0 * taken))
 
 
 @pytest.mark.parametrize(

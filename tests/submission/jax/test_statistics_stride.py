@@ -10,7 +10,7 @@ from submission.jax.capture import Capture
 from submission.jax.preconditioner import KFACPreconditioner
 from submission.jax.weight_sharing import BatchStructure
 from submission.settings import Settings
-from tests.submission.chosen_rows import CASES, D_IN, D_OUT, factors
+from tests.submission.chosen_rows import CASES, D_IN, D_OUT, UPDATES, factors
 
 from .curvature import Graphs, double, find_layers, init, make_sums
 
@@ -30,16 +30,16 @@ def _graphs(n_node, n_edge):
     )
 
 
-def _captured(module, values, batch, stride, cotangent):
-    """The factor sums, from gradients of the outputs."""
+def _capturing(module, values, stride, cotangent):
+    """Returns what takes the factor sums, from gradients of the outputs."""
     params = init(module, values)
     layers, _ = find_layers(module, params, values)
 
     @jax.jit
-    def run(params, batch):
+    def capture_sums(batch, update):
         capture = Capture(
             list(layers.values()),
-            BatchStructure.from_batch(batch, stride),
+            BatchStructure.from_batch(batch, stride, update),
             make_sums('expand'),
         )
         outputs, backward, _ = capture.vjp(
@@ -48,7 +48,11 @@ def _captured(module, values, batch, stride, cotangent):
         assert not capture.errors
         return backward(cotangent(outputs))[1]
 
-    return run(params, batch)
+    return capture_sums
+
+
+def _captured(module, values, batch, stride, cotangent):
+    return _capturing(module, values, stride, cotangent)(batch, 0)
 
 
 class _Layer(nn.Module):
@@ -66,16 +70,15 @@ def test_against_loops_over_the_taken_rows(case):
     inputs, gradients = case.values()
     # Each is compiled anew.
     for stride in (3, 100):
-        sums = _captured(
-            _Layer(),
-            inputs,
-            case.full_batch(_graphs),
-            stride,
-            lambda _: jnp.asarray(gradients),
+        capture_sums = _capturing(
+            _Layer(), inputs, stride, lambda _: jnp.asarray(gradients)
         )
-        found = sums['layer'].kronecker_factors(LOSS_TERMS)
-        for side, factor in zip(found, factors(case, stride, LOSS_TERMS), strict=True):
-            np.testing.assert_allclose(side[0], factor, **CLOSE)
+        for update in UPDATES:
+            sums = capture_sums(case.full_batch(_graphs), update)
+            found = sums['layer'].kronecker_factors(LOSS_TERMS)
+            expected = factors(case, stride, update, LOSS_TERMS)
+            for side, factor in zip(found, expected, strict=True):
+                np.testing.assert_allclose(side[0], factor, **CLOSE)
 
 
 def _dense_batch(n, **more):
