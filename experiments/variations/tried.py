@@ -12,6 +12,8 @@ from submission.settings import Settings
 
 TRIED = pathlib.Path(__file__).parent / 'tried.json'
 BASE = 'base'
+# Hyperparameters that only one approximation reads.
+_READ_BY = {'reduce_normalisation': 'reduce', 'statistics_stride': 'expand'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Variation:
 
     def applies_to(self, approximation: str) -> bool:
         """Whether it makes a difference to an approximation."""
-        return approximation == 'reduce' or 'reduce_normalisation' not in self.changes
+        return all(
+            _READ_BY.get(key, approximation) == approximation for key in self.changes
+        )
 
     def point(self, base: Mapping[str, Any]) -> Point:
         """Returns the base point with the changes."""

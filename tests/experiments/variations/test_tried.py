@@ -16,6 +16,11 @@ SUMS = {
     'description': 'sums of inputs',
     'changes': {'reduce_normalisation': 'sum_inputs'},
 }
+FEW = {
+    'name': 'few',
+    'description': 'fewer positions on a shorter schedule',
+    'changes': {'statistics_stride': 4, 'step_hint_factor': 0.2},
+}
 
 
 def load(folder, content):
@@ -46,10 +51,11 @@ def test_variations_change_what_they_say(tmp_path):
     assert point.name == 'K-FAC-reduce, more'
 
 
-def test_the_normalisation_of_reduce_is_not_tried_with_expand(tmp_path):
-    found = tried.points(list(load(tmp_path, [SUMS]).values()), BASES)
+def test_what_one_approximation_reads_is_not_tried_with_the_other(tmp_path):
+    found = tried.points(list(load(tmp_path, [SUMS, FEW]).values()), BASES)
     assert [point.name for point in found] == [
         'K-FAC-expand, base',
+        'K-FAC-expand, few',
         'K-FAC-reduce, base',
         'K-FAC-reduce, sums',
     ]
