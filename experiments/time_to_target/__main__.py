@@ -104,12 +104,7 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
     times = step_times.load(folder)
     studies = {
         name: scores.studies_of(
-            [
-                record
-                for record in records
-                if record.trial.method == name
-                and record.trial.hyperparameters in method.points
-            ],
+            scores.records_at(records, name, method.points),
             target,
             times.costs.get(name),
         )

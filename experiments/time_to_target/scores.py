@@ -37,6 +37,17 @@ class StudyScore:
     compilation: float | None
 
 
+def records_at(
+    records: Sequence[Record], method: str, points: Sequence[Mapping[str, Any]]
+) -> list[Record]:
+    """Returns a method's records at some points of its search space."""
+    return [
+        record
+        for record in records
+        if record.trial.method == method and record.trial.hyperparameters in points
+    ]
+
+
 def best_of(runs: Sequence[Record], target: float) -> Record:
     """Returns who reached the target first or, if none did, who came closest."""
     return min(

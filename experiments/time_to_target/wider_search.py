@@ -27,7 +27,7 @@ from absl import flags
 from experiments import command, text_tables, trials
 from experiments.seeds import parse_seeds
 from experiments.time_to_target import scores, study
-from experiments.time_to_target.methods import METHODS, RESULTS, WIDER
+from experiments.time_to_target.methods import METHODS, RESULTS, TRIALS, WIDER
 from experiments.trials import Record
 from workloads_overrides import registry
 
@@ -78,25 +78,6 @@ def check_five_are_there(
                 )
 
 
-def records_of(
-    name: str, records: Sequence[Record]
-) -> tuple[Sequence[Record], Sequence[Record]]:
-    """Returns a method's records of its five points and those of the further ones.
-
-    Args:
-      name: Name of the method.
-      records: Records of any methods and points.
-    """
-    of_method = [record for record in records if record.trial.method == name]
-    five = METHODS[name].points
-    others = [point for point in WIDER[name].points if point not in five]
-    of_five, of_others = (
-        [record for record in of_method if record.trial.hyperparameters in points]
-        for points in (five, others)
-    )
-    return of_five, of_others
-
-
 def format_table(records: Sequence[Record], target: float) -> str:
     """Formats the best of the five points and of all, a row for a method and seed.
 
@@ -109,11 +90,14 @@ def format_table(records: Sequence[Record], target: float) -> str:
     """
     rows = []
     for name, method in WIDER.items():
-        of_points = records_of(name, records)
-        for seed in sorted({record.trial.seed for record in of_points[1]}):
+        five, others = (
+            scores.records_at(records, name, points)
+            for points in (method.points[:TRIALS], method.points[TRIALS:])
+        )
+        for seed in sorted({record.trial.seed for record in others}):
             of_five, of_others = (
-                [record for record in of_point if record.trial.seed == seed]
-                for of_point in of_points
+                [record for record in runs if record.trial.seed == seed]
+                for runs in (five, others)
             )
             best = scores.best_of(of_others, target)
             fewest_of_others = best.steps_to(target) or math.inf

@@ -57,10 +57,8 @@ class KFACPreconditioner:
 
         Where only some positions are taken, these move on by one with each update.
         """
-        stride, updates = (
-            self._settings.position_stride,
-            self.counters['factor_updates'],
-        )
+        stride = self._settings.position_stride
+        updates = self.counters['factor_updates']
         structure = BatchStructure.from_batch(batch, stride, updates)
         return Capture(self.layers, structure, self._make_sums)
 
