@@ -1,9 +1,9 @@
 """K-FAC as an AlgoPerf submission in JAX, for Flax linen models.
 
 The functions here are those that AlgoPerf calls. A step is: forward and backward
-pass (watched on statistics steps), Kronecker factors and their inverses (each on
-its interval), preconditioned gradient, first-order rule. It is compiled twice: once
-as it is most of the time, and once for statistics steps.
+pass (on statistics steps watched, for new Kronecker factors), inverses on their
+interval, preconditioned gradient, first-order rule. These are programs of their own,
+so that nothing is compiled twice but the passes, as they are and watched.
 """
 
 import dataclasses
@@ -39,6 +39,20 @@ __all__ = [
 _LABEL_STREAM = 1
 
 
+class Passes(NamedTuple):
+    """What comes of the forward and backward pass of a step.
+
+    Attributes:
+      gradients: Gradients of the parameters.
+      model_state: The model's state after the forward pass.
+      loss: The mean loss.
+    """
+
+    gradients: Any
+    model_state: Any
+    loss: jax.Array
+
+
 class OptimizerState(NamedTuple):
     """All that is remembered between steps, and saved in checkpoints.
 
@@ -58,16 +72,18 @@ class Steps:
     Attributes:
       settings: The trial's settings.
       preconditioner: The preconditioner; None without one.
-      plain: A step between two updates of the statistics.
-      statistics: A step with new statistics, and with new inverses if asked.
-      inverses: New inverses between two updates of the statistics.
+      passes: Forward and backward pass.
+      statistics: The same, watched, and new Kronecker factors.
+      inverses: New inverses.
+      apply: Preconditions gradients and updates the parameters.
     """
 
     settings: Settings
     preconditioner: KFACPreconditioner | None
-    plain: Callable[..., Any]
+    passes: Callable[..., Any]
     statistics: Callable[..., Any]
     inverses: Callable[..., Any]
+    apply: Callable[..., Any]
 
 
 def init_optimizer_state(
@@ -107,97 +123,101 @@ def _compiled(
     optimizer: FirstOrderOptimizer,
 ) -> Steps:
     compiled = functools.partial(jax.jit, out_shardings=sharding.replicated())
-    step = functools.partial(_step, workload, settings, preconditioner, optimizer)
-    no_inverses = functools.partial(step, renew_inverses=None)
 
-    def inverses(state: OptimizerState) -> OptimizerState:
+    def inverses(kfac: KFACState) -> KFACState:
         assert preconditioner is not None
-        assert state.kfac is not None
-        return state._replace(kfac=preconditioner.update_inverses(state.kfac))
+        return preconditioner.update_inverses(kfac)
 
     return Steps(
         settings,
         preconditioner,
-        plain=compiled(no_inverses, donate_argnums=(0, 1, 2)),
-        statistics=compiled(step, donate_argnums=(0, 1, 2)),
+        passes=compiled(functools.partial(_passes, workload, settings)),
+        statistics=compiled(
+            functools.partial(_statistics, workload, settings, preconditioner),
+            donate_argnums=0,
+        ),
         inverses=compiled(inverses, donate_argnums=0),
+        apply=compiled(functools.partial(_apply, optimizer), donate_argnums=(0, 1, 2)),
     )
 
 
-def _step(
+def _passes(
     workload: Any,
     settings: Settings,
-    preconditioner: KFACPreconditioner | None,
-    optimizer: FirstOrderOptimizer,
-    state: OptimizerState,
     params: Any,
     model_state: Any,
     batch: Mapping[str, Any],
     rng: jax.Array,
+) -> Passes:
+    """Runs the passes of a step between two updates of the statistics."""
+    forward, mean_loss = model_and_loss(workload, settings, model_state, batch, rng)
+    outputs, backward, stepped = jax.vjp(forward, params, has_aux=True)
+    (loss, _), output_gradient = jax.value_and_grad(mean_loss, has_aux=True)(outputs)
+    (gradients,) = backward(output_gradient)
+    return Passes(gradients, stepped, loss)
+
+
+def _statistics(
+    workload: Any,
+    settings: Settings,
+    preconditioner: KFACPreconditioner | None,
+    kfac: KFACState,
+    params: Any,
+    model_state: Any,
+    batch: Mapping[str, Any],
+    rng: jax.Array,
+) -> tuple[KFACState, Passes]:
+    """Runs the passes of a statistics step, and moves the Kronecker factors."""
+    assert preconditioner is not None
+    capture = preconditioner.capture(batch, kfac.counters['factor_updates'])
+    forward, mean_loss = model_and_loss(workload, settings, model_state, batch, rng)
+    outputs, backward, stepped = capture.vjp(forward, params)
+    (loss, loss_terms), output_gradient = jax.value_and_grad(mean_loss, has_aux=True)(
+        outputs
+    )
+    gradients, sums = backward(output_gradient)
+    gradient_scale = loss_terms
+    likelihood = likelihood_to_sample(settings, workload.loss_type.name, outputs, batch)
+    if likelihood is not None:
+        label_rng = jax.random.fold_in(rng, _LABEL_STREAM)
+        _, sums = backward(
+            sampled_gradient(likelihood, workload, outputs, batch, label_rng)
+        )
+        gradient_scale = jnp.ones_like(loss_terms)
+    preconditioner.log_unreached(capture, sums)
+    kfac = preconditioner.update_factors(kfac, sums, loss_terms, gradient_scale)
+    return kfac, Passes(gradients, stepped, loss)
+
+
+def _apply(
+    optimizer: FirstOrderOptimizer,
+    first_order: FirstOrderState,
+    params: Any,
+    model_state: Any,
+    kfac: KFACState | None,
+    passes: Passes,
     learning_rate: jax.Array,
-    renew_inverses: jax.Array | None,
-) -> tuple[OptimizerState, Any, Any, dict[str, jax.Array]]:
-    """Takes one step.
+) -> tuple[FirstOrderState, Any, Any, dict[str, jax.Array]]:
+    """Updates the parameters.
 
     Args:
-      workload: The workload.
-      settings: The trial's settings.
-      preconditioner: None without one.
-      optimizer: The first-order rule.
-      state: The optimiser's state.
+      optimizer: The first-order rule, with the preconditioner.
+      first_order: Its state.
       params: The parameters.
-      model_state: The model's state, such as batch statistics.
-      batch: The batch.
-      rng: Key of this step.
+      model_state: The model's state before the step.
+      kfac: State of the preconditioner; None without one.
+      passes: What came of the passes.
       learning_rate: Learning rate of this step.
-      renew_inverses: Whether to invert the factors; None in a step without new
-        statistics.
 
     Returns:
-      The optimiser's state, the parameters, the model's state, and scalars to log.
+      The rule's state, the parameters, the model's state, and scalars to log.
     """
-    capture = None
-    if preconditioner is not None and renew_inverses is not None:
-        assert state.kfac is not None
-        updates = state.kfac.counters['factor_updates']
-        capture = preconditioner.capture(batch, updates)
-
-    forward, mean_loss = model_and_loss(workload, settings, model_state, batch, rng)
-    kfac_state = state.kfac
-    if capture is None:
-        outputs, backward, stepped = jax.vjp(forward, params, has_aux=True)
-    else:
-        outputs, backward, stepped = capture.vjp(forward, params)
-    loss, loss_backward, loss_terms = jax.vjp(mean_loss, outputs, has_aux=True)
-    (output_gradient,) = loss_backward(jnp.ones_like(loss))
-    gradients, *captured = backward(output_gradient)
-
-    if capture is not None:
-        assert preconditioner is not None
-        assert kfac_state is not None
-        (sums,), gradient_scale = captured, loss_terms
-        likelihood = likelihood_to_sample(
-            settings, workload.loss_type.name, outputs, batch
-        )
-        if likelihood is not None:
-            label_rng = jax.random.fold_in(rng, _LABEL_STREAM)
-            _, sums = backward(
-                sampled_gradient(likelihood, workload, outputs, batch, label_rng)
-            )
-            gradient_scale = jnp.ones_like(loss_terms)
-        preconditioner.log_unreached(capture, sums)
-        assert renew_inverses is not None
-        kfac_state = preconditioner.update(
-            kfac_state, sums, loss_terms, gradient_scale, renew_inverses
-        )
-
     params, first_order, norm = optimizer.step(
-        params, gradients, state.first_order, kfac_state, learning_rate
+        params, passes.gradients, first_order, kfac, learning_rate
     )
     # A moving average of batch statistics that took in NaN would stay so for good.
-    model_state = _kept_unless(jnp.isfinite(norm), stepped, model_state)
-    state = OptimizerState(kfac_state, first_order)
-    return state, params, model_state, {'loss': loss, 'grad_norm': norm}
+    model_state = _kept_unless(jnp.isfinite(norm), passes.model_state, model_state)
+    return first_order, params, model_state, {'loss': passes.loss, 'grad_norm': norm}
 
 
 def _kept_unless(counts: jax.Array, stepped: Any, before: Any) -> Any:
@@ -287,17 +307,18 @@ def update_params(
     params = current_param_container
     state, params, model_state = sharding.as_trained(state, params, model_state)
     learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
-    arguments = (params, model_state, sharding.shard_batch(batch), rng, learning_rate)
-    renew_inverses = preconditioner is not None and settings.is_inverse_step(
-        global_step
-    )
+    kfac, first_order = state
+    arguments = (params, model_state, sharding.shard_batch(batch), rng)
     if preconditioner is not None and settings.is_statistics_step(global_step):
-        updated = steps.statistics(state, *arguments, renew_inverses=renew_inverses)
+        kfac, passes = steps.statistics(kfac, *arguments)
     else:
-        if renew_inverses:
-            state = steps.inverses(state)
-        updated = steps.plain(state, *arguments)
-    state, params, model_state, scalars = updated
+        passes = steps.passes(*arguments)
+    if preconditioner is not None and settings.is_inverse_step(global_step):
+        kfac = steps.inverses(kfac)
+    first_order, params, model_state, scalars = steps.apply(
+        first_order, params, model_state, kfac, passes, learning_rate
+    )
+    state = OptimizerState(kfac, first_order)
     if global_step % LOG_INTERVAL == 0:
         _log(workload, global_step, scalars, state, preconditioner)
     return (state, steps), params, model_state
@@ -316,8 +337,11 @@ def _log(
         counters.update(state.kfac.counters)
         weights = state.kfac.factors.averaged_weight
     values, counts, weights = jax.device_get((dict(scalars), counters, weights))
-    if preconditioner is not None:
-        preconditioner.log_vanished(int(counts['factor_updates']), weights)
+    if preconditioner is not None and state.kfac is not None:
+        names = state.kfac.factors.stacks.order
+        preconditioner.log_vanished(
+            int(counts['factor_updates']), dict(zip(names, weights, strict=True))
+        )
     failures = [n for n in ('skipped_statistics', 'failed_inverses') if counts.get(n)]
     log_step(
         workload,

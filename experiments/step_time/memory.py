@@ -9,8 +9,8 @@ process inherits it from the one that started it, and cannot set it back. Memory
 GPU is not in it.
 
 In JAX what compilation took stays with the process, more for more functions. So there
-the compiler's own count for a compiled step is reported too: arguments, results and
-everything between, which is what a step takes of its device.
+the compiler's own count for the programs of a step is reported too: arguments, results
+and everything between, which is what a step takes of its device.
 """
 
 import json
@@ -71,28 +71,58 @@ def measure_here(
     return {f'{name}_mib': round(value / 2**20, 1) for name, value in values.items()}
 
 
-def compiled_bytes(run: Run) -> int:
-    """Returns what a statistics step takes in JAX, a plain one without K-FAC."""
+def lowered_programs(run: Run, kind: str) -> list[Any]:
+    """Returns the programs that a kind of step consists of in JAX, not compiled yet.
+
+    Args:
+      run: The run.
+      kind: `'plain'` or `'statistics'`.
+    """
     # JAX takes memory of its own, which the other framework should not be charged.
+    import jax
+
     from submission.jax import sharding
 
     training = run.training
     (state, steps), params, model_state = training.state
     batch = sharding.shard_batch(next(training.queue))
-    arguments = (state, params, model_state, batch, training.key, 0.0)
-    if 'statistics' in run.kinds:
-        lowered = steps.statistics.lower(*arguments, renew_inverses=True)
-    else:
-        lowered = steps.plain.lower(*arguments)
-    memory = lowered.compile().memory_analysis()
-    # Results that take the place of arguments are in both.
-    total: int = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
+    arguments: tuple[Any, ...] = (params, model_state, batch, training.key)
+    passes = jax.eval_shape(steps.passes, *arguments)
+    apply = steps.apply.lower(
+        state.first_order, params, model_state, state.kfac, passes, 0.0
     )
-    return total
+    if kind == 'plain':
+        return [steps.passes.lower(*arguments), apply]
+    return [
+        steps.statistics.lower(state.kfac, *arguments),
+        steps.inverses.lower(state.kfac),
+        apply,
+    ]
+
+
+def compiled_bytes(run: Run) -> int:
+    """Returns what a statistics step takes in JAX, a plain one without K-FAC.
+
+    The programs of a step run one after the other; the gradients that the first one
+    makes are there until the end.
+    """
+    import jax
+
+    kind = 'statistics' if 'statistics' in run.kinds else 'plain'
+    first, *others = (
+        program.compile().memory_analysis() for program in lowered_programs(run, kind)
+    )
+    first_order = jax.tree.leaves(run.training.state[0][0].first_order)
+    kept = first.argument_size_in_bytes + sum(leaf.nbytes for leaf in first_order)
+    made = _new_bytes(first)
+    peaks = [_new_bytes(one) + one.temp_size_in_bytes for one in others]
+    return int(kept + made + max(first.temp_size_in_bytes, *peaks))
+
+
+def _new_bytes(memory: Any) -> int:
+    """Returns the size of results that do not take the place of arguments."""
+    size: int = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return size
 
 
 def measure(

@@ -1,66 +1,67 @@
 """The Kronecker factors over time: their moving averages and their inverses."""
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Self
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .inverses import (
-    damped_inverses,
-    mean_eigenvalue,
-    of_like_shape,
-    vanishing_eigenvalue,
-)
+from .inverses import damped_inverses, mean_eigenvalues, vanishing_eigenvalue
+from .stacks import FactorStacks, Shape
 
 
-class KroneckerFactors(NamedTuple):
+@flax.struct.dataclass
+class KroneckerFactors:
     """What K-FAC keeps for both sides of all layers.
 
     A factor goes by its layer's name with '/a' (inputs) or '/b' (output gradients)
-    appended. Numbers are kept in one vector over all factors, in the order of their
-    names, since a compiled step pays for every array apart.
+    appended. Factors of like shape are in one array, and numbers are in one vector over
+    all factors, since a compiled step pays for every array apart.
 
     Attributes:
-      moving_average: Exponential moving averages of the factors, `[groups, d, d]`,
-        not bias-corrected; zero before the first statistic.
+      stacks: Which factors each array holds; the vectors are in its order.
+      moving_average: Exponential moving averages of the factors, `[n, groups, d, d]`
+        for each stack, not bias-corrected; zero before the first statistic.
       averaged_weight: Sums of the weights in the averages, 1 - decay**updates,
         `[factors]`.
-      inverse: Damped inverses in units of the factors' mean eigenvalues,
-        `[groups, d, d]`; the identity, which preconditions nothing, until there is
-        one.
+      inverse: Damped inverses in units of the factors' mean eigenvalues, shaped like
+        the averages; the identity, which preconditions nothing, until there is one.
       inverted_scale: Mean eigenvalues of the factors that the inverses were computed
         from, `[factors]`; zero until there is one.
     """
 
-    moving_average: dict[str, jax.Array]
+    stacks: FactorStacks = flax.struct.field(pytree_node=False)
+    moving_average: tuple[jax.Array, ...]
     averaged_weight: jax.Array
-    inverse: dict[str, jax.Array]
+    inverse: tuple[jax.Array, ...]
     inverted_scale: jax.Array
 
     @classmethod
-    def empty(
-        cls, shapes: Mapping[str, tuple[int, int, int]], dtype: jnp.dtype
-    ) -> 'KroneckerFactors':
+    def empty(cls, shapes: Mapping[str, Shape], dtype: jnp.dtype) -> Self:
         """Returns factors of the given shapes before their first statistics."""
+        stacks = FactorStacks.of(shapes)
+        stacked = stacks.stacked_shapes()
         return cls(
-            {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()},
+            stacks,
+            tuple(jnp.zeros(shape, dtype) for shape in stacked),
             jnp.zeros(len(shapes), dtype),
-            {
-                name: jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
-                for name, shape in shapes.items()
-            },
+            tuple(
+                jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
+                for shape in stacked
+            ),
             jnp.zeros(len(shapes), dtype),
         )
 
-    def places(self, names: Iterable[str]) -> list[int]:
-        """Returns the places of factors in the vectors."""
-        place = {name: i for i, name in enumerate(sorted(self.moving_average))}
-        return [place[name] for name in names]
+    def inverse_of(self, name: str) -> jax.Array:
+        """Returns the inverse of a factor, `[groups, d, d]`."""
+        return self.stacks.pick(self.inverse, name)
 
     def update(
         self, statistics: Mapping[str, jax.Array], decay: float
-    ) -> tuple['KroneckerFactors', jax.Array]:
+    ) -> tuple[Self, jax.Array]:
         """Moves the averages towards new statistics of shape `[groups, d, d]`.
 
         A factor keeps its average if it has no statistic, or if the statistic of
@@ -76,36 +77,42 @@ class KroneckerFactors(NamedTuple):
         """
         if not statistics:
             return self, jnp.zeros((), jnp.int32)
-        layers = sorted({name.rpartition('/')[0] for name in statistics})
-        names = [f'{layer}/{side}' for layer in layers for side in 'ab']
+        stacks = self.stacks
+        new = stacks.stack(statistics, self.averaged_weight.dtype)
         # An entry of a Gram matrix is at most the root of the product of two on its
         # diagonal, so the trace is finite only if all entries are.
-        sizes = jnp.stack([mean_eigenvalue(statistics[name]) for name in names])
-        finite = jnp.isfinite(sizes).reshape(-1, 2).all(1)
-        vanishing = vanishing_eigenvalue(sizes.dtype)
-        accept = jnp.repeat(finite, 2) & (sizes > vanishing)
-        averages = dict(self.moving_average)
-        for i, name in enumerate(names):
-            average = averages[name]
-            moved = average + (1.0 - decay) * (statistics[name] - average)
-            averages[name] = jnp.where(accept[i], moved, average)
-        places = jnp.asarray(self.places(names))
-        weights = self.averaged_weight[places]
+        means = jnp.concatenate(
+            [mean_eigenvalues(one, stacks.sizes(i)) for i, one in enumerate(new)]
+        )
+        finite = jnp.isfinite(means)
+        finite &= finite[np.asarray(stacks.other_sides)]
+        # Those without a statistic vanish too.
+        accept = finite & (means > vanishing_eigenvalue(means.dtype))
+        averages = tuple(
+            jnp.where(
+                accepted[:, None, None, None],
+                average + (1.0 - decay) * (statistic - average),
+                average,
+            )
+            for average, statistic, accepted in zip(
+                self.moving_average, new, stacks.split(accept), strict=True
+            )
+        )
+        weights = self.averaged_weight
         moved_weights = weights + (1.0 - decay) * (1.0 - weights)
         return (
-            self._replace(
+            dataclasses.replace(
+                self,
                 moving_average=averages,
-                averaged_weight=self.averaged_weight.at[places].set(
-                    jnp.where(accept, moved_weights, weights)
-                ),
+                averaged_weight=jnp.where(accept, moved_weights, weights),
             ),
-            (~finite).sum(dtype=jnp.int32),
+            (~finite).sum(dtype=jnp.int32) // 2,
         )
 
     def renew_inverses(
         self, damping: float, on_all_devices: bool = False
-    ) -> tuple['KroneckerFactors', jax.Array]:
-        """Inverts the averages, those of like shape together.
+    ) -> tuple[Self, jax.Array]:
+        """Inverts the averages, stack by stack.
 
         A factor that cannot be inverted keeps its last good inverse.
 
@@ -116,21 +123,35 @@ class KroneckerFactors(NamedTuple):
         Returns:
           The factors, and how many with statistics could not be inverted.
         """
-        inverses = dict(self.inverse)
-        scale, failed = self.inverted_scale, jnp.zeros((), jnp.int32)
-        shapes = {name: value.shape for name, value in self.moving_average.items()}
-        for names in of_like_shape(shapes):
-            places = jnp.asarray(self.places(names))
-            weights = self.averaged_weight[places]
-            renewed, means, succeeded = damped_inverses(
-                [self.moving_average[name] for name in names], damping, on_all_devices
+        if not self.moving_average:
+            return self, jnp.zeros((), jnp.int32)
+        inverses, all_means, all_succeeded = [], [], []
+        has_statistics = self.averaged_weight > 0
+        for number, (average, old, known) in enumerate(
+            zip(
+                self.moving_average,
+                self.inverse,
+                self.stacks.split(has_statistics),
+                strict=True,
             )
-            renew = succeeded & (weights > 0)
-            failed += ((weights > 0) & ~succeeded).sum(dtype=jnp.int32)
-            for i, name in enumerate(names):
-                inverses[name] = jnp.where(renew[i], renewed[i], inverses[name])
-            # In units of the mean eigenvalue the inverse of an average is that of the
-            # bias-corrected one; the mean eigenvalue itself is not.
-            means = means / jnp.where(weights > 0, weights, 1)
-            scale = scale.at[places].set(jnp.where(renew, means, scale[places]))
-        return self._replace(inverse=inverses, inverted_scale=scale), failed
+        ):
+            renewed, means, succeeded = damped_inverses(
+                average, self.stacks.sizes(number), damping, on_all_devices
+            )
+            renew = (succeeded & known)[:, None, None, None]
+            inverses.append(jnp.where(renew, renewed, old))
+            all_means.append(means)
+            all_succeeded.append(succeeded)
+        succeeded = jnp.concatenate(all_succeeded)
+        # In units of the mean eigenvalue the inverse of an average is that of the
+        # bias-corrected one; the mean eigenvalue itself is not.
+        weights = jnp.where(has_statistics, self.averaged_weight, 1)
+        scale = jnp.where(
+            has_statistics & succeeded,
+            jnp.concatenate(all_means) / weights,
+            self.inverted_scale,
+        )
+        return (
+            dataclasses.replace(self, inverse=tuple(inverses), inverted_scale=scale),
+            (has_statistics & ~succeeded).sum(dtype=jnp.int32),
+        )

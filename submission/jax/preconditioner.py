@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from absl import logging
 
@@ -44,9 +43,9 @@ class KFACPreconditioner:
     """Preconditions the gradients of linear weight-sharing layers.
 
     Its methods are pure functions of a `KFACState`, to be called in a compiled step.
-    On a statistics step the caller runs the passes by `capture`, then calls `update`;
-    `update_inverses` is for steps with new inverses alone, and `precondition` runs on
-    every step.
+    On a statistics step the caller runs the passes by `capture`, then calls
+    `update_factors`; `update_inverses` follows in steps with new inverses, and
+    `precondition` in every step.
     """
 
     def __init__(
@@ -154,30 +153,6 @@ class KFACPreconditioner:
             _counted(state.counters, factor_updates=1, skipped_statistics=skipped),
         )
 
-    def update(
-        self,
-        state: KFACState,
-        sums: Mapping[str, FactorSums],
-        loss_terms: jax.Array | float,
-        gradient_scale: jax.Array | float,
-        renew_inverses: jax.Array | bool,
-    ) -> KFACState:
-        """Does the work of a statistics step.
-
-        Args:
-          state: The state so far.
-          sums: Layer name to the captured sums.
-          loss_terms: M, the number of terms that the loss averages over.
-          gradient_scale: Turns captured gradients into those of the summed loss.
-          renew_inverses: Whether `update_inverses` follows `update_factors`.
-        """
-        state = self.update_factors(state, sums, loss_terms, gradient_scale)
-        return self._with_inverses(state, renew_inverses)
-
-    def _with_inverses(self, state: KFACState, renew: jax.Array | bool) -> KFACState:
-        """Returns the state, with new inverses if asked."""
-        return jax.lax.cond(renew, self.update_inverses, lambda same: same, state)
-
     def log_unreached(self, capture: Capture, reached: Mapping[str, Any]) -> None:
         """Says once for each layer that it has no statistics, and why."""
         for layer in self.layers:
@@ -196,19 +171,17 @@ class KFACPreconditioner:
                 reason,
             )
 
-    def log_vanished(self, updates: int, averaged_weight: np.ndarray) -> None:
+    def log_vanished(self, updates: int, averaged_weight: Mapping[str, float]) -> None:
         """Says once, after some updates, which factors have always vanished.
 
         Args:
           updates: How often factors were updated.
-          averaged_weight: `averaged_weight` of the factors, on the host.
+          averaged_weight: Factor name to the sum of the weights in its average.
         """
         if updates < TELLING_UPDATES or self._is_vanishing_logged:
             return
         self._is_vanishing_logged = True
-        names = [f'{layer.name}/{side}' for layer in self.layers for side in 'ab']
-        # The vector is in the order of the names.
-        for name, weight in zip(sorted(names), averaged_weight, strict=True):
+        for name, weight in averaged_weight.items():
             layer_name, _, side = name.rpartition('/')
             if weight == 0 and layer_name not in self._unreached:
                 log_vanished(side.upper(), layer_name)
@@ -247,7 +220,7 @@ class KFACPreconditioner:
         Raises:
           ValueError: If only some of a layer's gradients are there.
         """
-        inverse, preconditioned = state.factors.inverse, dict(gradients)
+        factors, preconditioned = state.factors, dict(gradients)
         for layer in self.layers:
             names = layer.parameter_names
             missing = [name for name in names if name not in gradients]
@@ -261,10 +234,13 @@ class KFACPreconditioner:
                     'are trained: it then leaves the layer to the first-order rule.'
                 )
             matrix = layer.to_matrix([gradients[name] for name in names])
-            dtype, precise = matrix.dtype, inverse[f'{layer.name}/b'].dtype
+            inverse_a, inverse_b = (
+                factors.inverse_of(f'{layer.name}/{side}') for side in 'ab'
+            )
             # Inverses are at least in single precision, whatever the parameters are in.
-            matrix = _product(inverse[f'{layer.name}/b'], matrix.astype(precise))
-            matrix = _product(matrix, inverse[f'{layer.name}/a'])
+            dtype, precise = matrix.dtype, inverse_b.dtype
+            matrix = _product(inverse_b, matrix.astype(precise))
+            matrix = _product(matrix, inverse_a)
             parts = layer.from_matrix(matrix.astype(dtype))
             preconditioned.update(zip(names, parts, strict=True))
         return preconditioned
@@ -275,9 +251,8 @@ class KFACPreconditioner:
         A preconditioned gradient divided by it is the direction of K-FAC at its
         natural scale. Zero if a side has no inverse yet.
         """
-        place_a, place_b = state.factors.places(f'{layer.name}/{side}' for side in 'ab')
-        scale = state.factors.inverted_scale
-        return scale[place_a] * scale[place_b]
+        places, scale = state.factors.stacks.places, state.factors.inverted_scale
+        return scale[places[f'{layer.name}/a']] * scale[places[f'{layer.name}/b']]
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """Returns the preconditioner as an optax transformation, for `optax.chain`.
@@ -300,11 +275,11 @@ class KFACPreconditioner:
         ) -> tuple[Any, KFACState]:
             del params, unused
             if sums is not None:
-                state = self.update(
-                    state, sums, loss_terms, gradient_scale, renew_inverses
+                state = self.update_factors(state, sums, loss_terms, gradient_scale)
+            if renew_inverses is not False:
+                state = jax.lax.cond(
+                    renew_inverses, self.update_inverses, lambda same: same, state
                 )
-            elif renew_inverses is not False:
-                state = self._with_inverses(state, renew_inverses)
             preconditioned = self.precondition(state, flatten(updates))
             return unflatten(preconditioned, updates), state
 

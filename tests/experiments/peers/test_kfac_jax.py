@@ -70,7 +70,7 @@ def test_rows_that_are_not_examples_give_our_factors(adapter):
     names = ['/'.join(key.key for key in path) for path, _ in leaves]
     method = Ours(task, 'expand, empirical')
     method.take()
-    averages = method._training.state[0][0].kfac.factors.moving_average
+    factors = method._training.state[0][0].kfac.factors
     compared = 0
     blocks = estimator.indices_to_block_map
     for indices, block in zip(blocks, state.blocks_states, strict=True):
@@ -78,7 +78,8 @@ def test_rows_that_are_not_examples_give_our_factors(adapter):
         # Diagonal blocks have none.
         for side, factor in zip('ab', getattr(block, 'factors', ()), strict=False):
             theirs = np.ravel(np.asarray(factor.value, np.float64))
-            ours = np.ravel(np.asarray(averages[f'{module}/{side}'], np.float64))
+            average = factors.stacks.pick(factors.moving_average, f'{module}/{side}')
+            ours = np.ravel(np.asarray(average, np.float64))
             # Their scale differs, by rows for examples.
             cosine = theirs @ ours / np.linalg.norm(theirs) / np.linalg.norm(ours)
             assert cosine > 1 - 1e-5

@@ -182,13 +182,12 @@ class Factor(NamedTuple):
 def by_layer(state):
     """The factors of a K-FAC state, layer name to side to `Factor`."""
     factors, layers = state.factors, {}
-    for name in factors.moving_average:
+    for place, name in enumerate(factors.stacks.order):
         layer, _, side = name.rpartition('/')
-        (place,) = factors.places([name])
         layers.setdefault(layer, {})[side] = Factor(
-            factors.moving_average[name],
+            factors.stacks.pick(factors.moving_average, name),
             factors.averaged_weight[place],
-            factors.inverse[name],
+            factors.inverse_of(name),
             factors.inverted_scale[place],
         )
     return layers

@@ -586,7 +586,8 @@ class TestUnreachedLayers:
             )
             sums = backward(2 * outputs)[1]
             preconditioner.log_unreached(capture, sums)
-            return preconditioner.update(state, sums, N, 1.0, True)
+            state = preconditioner.update_factors(state, sums, N, 1.0)
+            return preconditioner.update_inverses(state)
 
         state = preconditioner.init(params)
         with caplog.at_level(logging.WARNING):

@@ -258,7 +258,9 @@ class TestBadStatistics:
         statistics = {name: np.ones((1, 1, 1)) for name in names}
         statistics['w/b'] = np.full((1, 1, 1), np.nan)
         factors, skipped = factors.update(statistics, 0.5)
-        weights = factors.averaged_weight[np.array(factors.places(names))]
+        weights = factors.averaged_weight[
+            np.array([factors.stacks.places[n] for n in names])
+        ]
         assert weights.tolist() == [0.0, 0.0, 0.5, 0.5, 0.5, 0.5]
         assert int(skipped) == 1
 
@@ -442,9 +444,8 @@ class TestWhatIsLogged:
     def test_factors_that_have_always_vanished(self, caplog):
         preconditioner, state, _ = _preconditioner()
         preconditioner._unreached.add('first')
-        order = state.factors.places(['second/a', 'second/b'])
-        weights = np.zeros(4)
-        weights[order[1]] = 0.5
+        weights = dict.fromkeys(state.factors.stacks.order, 0.0)
+        weights['second/b'] = 0.5
         with caplog.at_level(logging.WARNING):
             preconditioner.log_vanished(9, weights)
             assert not caplog.records

@@ -62,5 +62,6 @@ def test_goes_on_bit_for_bit(changes):
             workload, point, (state, steps), params, model_state, range(AT, STEPS)
         )
         _assert_equal((state, params, model_state), expected)
-    sizes = [steps.plain._cache_size(), steps.statistics._cache_size()]
-    assert sizes == [1, int(state.kfac is not None)]
+    has_kfac = int(state.kfac is not None)
+    parts = (steps.passes, steps.apply, steps.statistics, steps.inverses)
+    assert [part._cache_size() for part in parts] == [1, 1, has_kfac, has_kfac]
