@@ -24,6 +24,7 @@ COLOURS = {
     'nesterov': '#999999',
     'kfac_expand_every_step': '#D55E00',
     'kfac_reduce_every_step': '#0072B2',
+    'kfac_expand_one_position_in_4': '#D55E00',
 }
 
 

@@ -1,11 +1,13 @@
 """The parts of a K-FAC step, as operations on one of several devices."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 from experiments.cost_model.models import Layer, Model
 from experiments.cost_model.operations import FLOAT_BYTES, Operation, Part, pointwise
 from submission.pytorch.approximations import gram_blocks
+from submission.settings import Settings
 
 # Reads and writes of one array of parameter size by NAdamW as `first_order` and
 # `moments` write it: two interpolations (3 each), square (3), the two quotients (3 and
@@ -24,11 +26,13 @@ class StepCost:
       model: The model.
       devices: Number of devices, each with an equal share of the batch.
       on_cpu: Whether they are CPUs, or else accelerators.
+      statistics_stride: K-FAC-expand takes one in this many positions of each example.
     """
 
     model: Model
     devices: int = 1
     on_cpu: bool = False
+    statistics_stride: int = Settings().statistics_stride
 
     @property
     def examples(self) -> float:
@@ -37,6 +41,18 @@ class StepCost:
 
     def _rows(self, layer: Layer) -> float:
         return self.examples * layer.positions
+
+    def _taken_rows(self, layer: Layer) -> float:
+        """Rows that K-FAC-expand takes into a layer's factors."""
+        if self.statistics_stride == 1:
+            return self._rows(layer)
+        return self.examples * math.ceil(layer.positions / self.statistics_stride)
+
+    def _taking(self, layer: Layer, dim: int) -> Iterator[Operation]:
+        """Copies the taken rows together."""
+        rows = self._taken_rows(layer)
+        if rows < self._rows(layer):
+            yield pointwise(rows * dim, passes=2)
 
     def _on_examples(self, part: Part) -> Part:
         return tuple(operation.on_examples(self.examples) for operation in part)
@@ -115,10 +131,12 @@ class StepCost:
         if approximation == 'expand':
             if layer.unfolded:
                 yield pointwise(rows * layer.d_in, passes=2)
-            yield self._gram(rows, layer.d_in)
+            yield from self._taking(layer, layer.d_in)
+            taken = self._taken_rows(layer)
+            yield self._gram(taken, layer.d_in)
             if layer.bias:
-                # The bias's row is the sum of all rows.
-                yield pointwise(rows * layer.d_in, passes=1, kernels=18)
+                # The bias's row is the sum of all that are taken.
+                yield pointwise(taken * layer.d_in, passes=1, kernels=18)
         else:
             if layer.positions != 1:
                 # The sum over positions reads all rows and writes one an example.
@@ -130,7 +148,8 @@ class StepCost:
     def _gradient_sums(self, layer: Layer, approximation: str) -> Iterator[Operation]:
         rows = self._rows(layer)
         if approximation == 'expand':
-            yield self._gram(rows, layer.d_out)
+            yield from self._taking(layer, layer.d_out)
+            yield self._gram(self._taken_rows(layer), layer.d_out)
         else:
             # The sum over positions, and the norm that tells rounding from gradient.
             passes = 1 if layer.positions == 1 else 2

@@ -38,6 +38,7 @@ from experiments.time_to_target import (
 )
 from experiments.time_to_target.methods import (
     EVERY_STEP,
+    FEWER_POSITIONS,
     METHODS,
     RESULTS,
     TRIALS,
@@ -45,7 +46,7 @@ from experiments.time_to_target.methods import (
 )
 from workloads_overrides import registry
 
-ALL_METHODS = {**METHODS, **EVERY_STEP}
+ALL_METHODS = {**METHODS, **EVERY_STEP, **FEWER_POSITIONS}
 
 
 def define_flags() -> None:

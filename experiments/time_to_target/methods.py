@@ -22,15 +22,14 @@ class Method:
       label: Name in tables and plots.
       submission: Submission that trains it, a key of `trials.SUBMISSION_PATHS`.
       search_space: Name of the file of its points.
-      every_step: Whether statistics and inverses are computed in every step, as in
-        the paper's Figure 5, whatever the points say.
+      changes: Hyperparameters that differ from those of the search space.
       wider: Whether the points of the wider search come after the five.
     """
 
     label: str
     submission: str
     search_space: str
-    every_step: bool = False
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     wider: bool = False
 
     @functools.cached_property
@@ -46,9 +45,7 @@ class Method:
             raise ValueError(
                 f'{path} has {len(points)} points; every method has {TRIALS}.'
             )
-        if self.every_step:
-            intervals = {'statistics_interval': 1, 'inverse_interval': 1}
-            points = [{**point, **intervals} for point in points]
+        points = [{**point, **self.changes} for point in points]
         if self.wider:
             points += json.loads((WIDER_SEARCH_SPACES / path.name).read_text())
         return points
@@ -66,14 +63,24 @@ METHODS = {
         'Schedule-Free AdamW', 'rivals', 'schedule_free_adamw'
     ),
 }
+_IN_EVERY_STEP = {'statistics_interval': 1, 'inverse_interval': 1}
 # The paper's Figure 5.
 EVERY_STEP = {
     'kfac_expand_every_step': Method(
-        'K-FAC-expand, every step', 'kfac', 'kfac_expand', every_step=True
+        'K-FAC-expand, every step', 'kfac', 'kfac_expand', _IN_EVERY_STEP
     ),
     'kfac_reduce_every_step': Method(
-        'K-FAC-reduce, every step', 'kfac', 'kfac_reduce', every_step=True
+        'K-FAC-reduce, every step', 'kfac', 'kfac_reduce', _IN_EVERY_STEP
     ),
+}
+# Whether expand needs all positions.
+FEWER_POSITIONS = {
+    'kfac_expand_one_position_in_4': Method(
+        'K-FAC-expand, one position in 4',
+        'kfac',
+        'kfac_expand',
+        {'statistics_stride': 4},
+    )
 }
 # With more points than the five; NAdamW has been searched before.
 WIDER = {

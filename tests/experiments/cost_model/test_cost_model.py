@@ -47,7 +47,7 @@ def sent(part):
 
 
 def test_flops_of_a_single_layer():
-    cost = StepCost(one_layer())
+    cost = StepCost(one_layer(), statistics_stride=1)
     rows = 8 * 7
     assert flops(cost.forward()) == 2 * rows * 5 * 3
     assert flops(cost.backward()) == 2 * (2 * rows * 5 * 3)
@@ -60,11 +60,24 @@ def test_flops_of_a_single_layer():
     assert flops(cost.preconditioning(), 'square') == 2 * 3 * 3 * 6 + 2 * 3 * 6 * 6
 
 
+def test_expand_takes_some_of_the_positions():
+    every, one_in_4 = (
+        StepCost(one_layer(), statistics_stride=stride) for stride in (1, 4)
+    )
+    # Two of the 7 positions.
+    of_all = flops(every.factors('expand'), 'gram')
+    assert flops(one_in_4.factors('expand'), 'gram') == of_all * 2 / 7
+    assert one_in_4.factors('reduce') == every.factors('reduce')
+    assert one_in_4.forward() == every.forward()
+
+
 def test_large_gram_matrices_are_computed_by_half():
     layer = one_layer(bias=False, d_in=2048, d_out=256, positions=1000)
     rows = layer.batch_size * 1000
     on_cpu, elsewhere = (
-        flops(StepCost(layer, on_cpu=place).factors('expand'), 'gram')
+        flops(
+            StepCost(layer, on_cpu=place, statistics_stride=1).factors('expand'), 'gram'
+        )
         for place in (True, False)
     )
     assert on_cpu == 2 * rows * 5 / 8 * (2048**2 + 256**2)

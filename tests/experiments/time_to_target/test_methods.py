@@ -38,6 +38,13 @@ def test_every_step_changes_the_intervals_alone():
         assert {**point, 'statistics_interval': 10, 'inverse_interval': 10} == other
 
 
+def test_fewer_positions_are_the_only_change():
+    (method,) = methods.FEWER_POSITIONS.values()
+    points = [dict(point) for point in method.points]
+    assert {point.pop('statistics_stride') for point in points} == {4}
+    assert points == list(methods.METHODS['kfac_expand'].points)
+
+
 def test_the_wider_search_is_as_wide_for_every_method():
     for name, method in methods.WIDER.items():
         five = list(methods.METHODS[name].points)
