@@ -2,8 +2,9 @@
 
 The functions here are those that AlgoPerf calls. A step is: forward and backward
 pass (on statistics steps watched, for new Kronecker factors), inverses on their
-interval, preconditioned gradient, first-order rule. These are programs of their own,
-so that nothing is compiled twice but the passes, as they are and watched.
+interval, preconditioned gradient, first-order rule. A step without new statistics is
+one program, which the compiler makes faster than its parts; the others are several, so
+that inverses, and what follows them, are compiled once.
 """
 
 import dataclasses
@@ -72,6 +73,7 @@ class Steps:
     Attributes:
       settings: The trial's settings.
       preconditioner: The preconditioner; None without one.
+      plain: A step without new statistics or inverses.
       passes: Forward and backward pass.
       statistics: The same, watched, and new Kronecker factors.
       inverses: New inverses.
@@ -80,6 +82,7 @@ class Steps:
 
     settings: Settings
     preconditioner: KFACPreconditioner | None
+    plain: Callable[..., Any]
     passes: Callable[..., Any]
     statistics: Callable[..., Any]
     inverses: Callable[..., Any]
@@ -128,9 +131,24 @@ def _compiled(
         assert preconditioner is not None
         return preconditioner.update_inverses(kfac)
 
+    def plain(
+        first_order: FirstOrderState,
+        params: Any,
+        model_state: Any,
+        kfac: KFACState | None,
+        batch: Mapping[str, Any],
+        rng: jax.Array,
+        learning_rate: jax.Array,
+    ) -> tuple[FirstOrderState, Any, Any, dict[str, jax.Array]]:
+        passes = _passes(workload, settings, params, model_state, batch, rng)
+        return _apply(
+            optimizer, first_order, params, model_state, kfac, passes, learning_rate
+        )
+
     return Steps(
         settings,
         preconditioner,
+        plain=compiled(plain, donate_argnums=(0, 1, 2)),
         passes=compiled(functools.partial(_passes, workload, settings)),
         statistics=compiled(
             functools.partial(_statistics, workload, settings, preconditioner),
@@ -308,16 +326,25 @@ def update_params(
     state, params, model_state = sharding.as_trained(state, params, model_state)
     learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
     kfac, first_order = state
-    arguments = (params, model_state, sharding.shard_batch(batch), rng)
-    if preconditioner is not None and settings.is_statistics_step(global_step):
-        kfac, passes = steps.statistics(kfac, *arguments)
+    batch = sharding.shard_batch(batch)
+    has_kfac = preconditioner is not None
+    is_statistics_step = has_kfac and settings.is_statistics_step(global_step)
+    is_inverse_step = has_kfac and settings.is_inverse_step(global_step)
+    if is_statistics_step or is_inverse_step:
+        if is_statistics_step:
+            kfac, passes = steps.statistics(kfac, params, model_state, batch, rng)
+        else:
+            passes = steps.passes(params, model_state, batch, rng)
+        if is_inverse_step:
+            kfac = steps.inverses(kfac)
+        updated = steps.apply(
+            first_order, params, model_state, kfac, passes, learning_rate
+        )
     else:
-        passes = steps.passes(*arguments)
-    if preconditioner is not None and settings.is_inverse_step(global_step):
-        kfac = steps.inverses(kfac)
-    first_order, params, model_state, scalars = steps.apply(
-        first_order, params, model_state, kfac, passes, learning_rate
-    )
+        updated = steps.plain(
+            first_order, params, model_state, kfac, batch, rng, learning_rate
+        )
+    first_order, params, model_state, scalars = updated
     state = OptimizerState(kfac, first_order)
     if global_step % LOG_INTERVAL == 0:
         _log(workload, global_step, scalars, state, preconditioner)

@@ -87,16 +87,18 @@ def lowered_programs(run: Run, kind: str) -> list[Any]:
     (state, steps), params, model_state = training.state
     batch = sharding.shard_batch(next(training.queue))
     arguments: tuple[Any, ...] = (params, model_state, batch, training.key)
-    passes = jax.eval_shape(steps.passes, *arguments)
-    apply = steps.apply.lower(
-        state.first_order, params, model_state, state.kfac, passes, 0.0
-    )
+    first_order, kfac = state.first_order, state.kfac
     if kind == 'plain':
-        return [steps.passes.lower(*arguments), apply]
+        return [
+            steps.plain.lower(
+                first_order, params, model_state, kfac, *arguments[2:], 0.0
+            )
+        ]
+    passes = jax.eval_shape(steps.passes, *arguments)
     return [
-        steps.statistics.lower(state.kfac, *arguments),
-        steps.inverses.lower(state.kfac),
-        apply,
+        steps.statistics.lower(kfac, *arguments),
+        steps.inverses.lower(kfac),
+        steps.apply.lower(first_order, params, model_state, kfac, passes, 0.0),
     ]
 
 
@@ -112,11 +114,14 @@ def compiled_bytes(run: Run) -> int:
     first, *others = (
         program.compile().memory_analysis() for program in lowered_programs(run, kind)
     )
+    # What the first program does not take: it is there all the same.
     first_order = jax.tree.leaves(run.training.state[0][0].first_order)
-    kept = first.argument_size_in_bytes + sum(leaf.nbytes for leaf in first_order)
+    kept = first.argument_size_in_bytes
+    if others:
+        kept += sum(leaf.nbytes for leaf in first_order)
     made = _new_bytes(first)
     peaks = [_new_bytes(one) + one.temp_size_in_bytes for one in others]
-    return int(kept + made + max(first.temp_size_in_bytes, *peaks))
+    return int(kept + made + max(first.temp_size_in_bytes, *peaks, 0))
 
 
 def _new_bytes(memory: Any) -> int:

@@ -51,9 +51,10 @@ def test_the_loss_falls_in_jax():
     )
     after = workload.loss(params, model_state, workload.batch(1000, n=50))
     assert after < 0.5 * before
-    inverses = state[0].kfac.factors.inverse
-    assert {name.rpartition('/')[0] for name in inverses} == LAYERS
-    assert inverses['up/a'].shape == (1, 24, 24)
+    factors = state[0].kfac.factors
+    names = factors.stacks.order
+    assert {name.rpartition('/')[0] for name in names} == LAYERS
+    assert factors.inverse_of('up/a').shape == (1, 24, 24)
 
 
 @pytest.fixture

@@ -63,5 +63,5 @@ def test_goes_on_bit_for_bit(changes):
         )
         _assert_equal((state, params, model_state), expected)
     has_kfac = int(state.kfac is not None)
-    parts = (steps.passes, steps.apply, steps.statistics, steps.inverses)
-    assert [part._cache_size() for part in parts] == [1, 1, has_kfac, has_kfac]
+    parts = (steps.plain, steps.apply, steps.statistics, steps.inverses)
+    assert [part._cache_size() for part in parts] == [1, has_kfac, has_kfac, has_kfac]
