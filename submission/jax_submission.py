@@ -3,8 +3,8 @@
 The functions here are those that AlgoPerf calls. A step is: forward and backward
 pass (on statistics steps watched, for new Kronecker factors), inverses on their
 interval, preconditioned gradient, first-order rule. A step without new statistics is
-one program, which the compiler makes faster than its parts; the others are several, so
-that inverses, and what follows them, are compiled once.
+one program, which the compiler makes faster than its parts; one with them is several,
+so that inverses are compiled once, whatever step they come in.
 """
 
 import dataclasses
@@ -73,17 +73,15 @@ class Steps:
     Attributes:
       settings: The trial's settings.
       preconditioner: The preconditioner; None without one.
-      plain: A step without new statistics or inverses.
-      passes: Forward and backward pass.
-      statistics: The same, watched, and new Kronecker factors.
+      plain: A step without new statistics.
+      statistics: Forward and backward pass, watched, and new Kronecker factors.
       inverses: New inverses.
-      apply: Preconditions gradients and updates the parameters.
+      apply: What follows: preconditions gradients and updates the parameters.
     """
 
     settings: Settings
     preconditioner: KFACPreconditioner | None
     plain: Callable[..., Any]
-    passes: Callable[..., Any]
     statistics: Callable[..., Any]
     inverses: Callable[..., Any]
     apply: Callable[..., Any]
@@ -149,7 +147,6 @@ def _compiled(
         settings,
         preconditioner,
         plain=compiled(plain, donate_argnums=(0, 1, 2)),
-        passes=compiled(functools.partial(_passes, workload, settings)),
         statistics=compiled(
             functools.partial(_statistics, workload, settings, preconditioner),
             donate_argnums=0,
@@ -327,22 +324,18 @@ def update_params(
     learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
     kfac, first_order = state
     batch = sharding.shard_batch(batch)
-    has_kfac = preconditioner is not None
-    is_statistics_step = has_kfac and settings.is_statistics_step(global_step)
-    is_inverse_step = has_kfac and settings.is_inverse_step(global_step)
-    if is_statistics_step or is_inverse_step:
-        if is_statistics_step:
-            kfac, passes = steps.statistics(kfac, params, model_state, batch, rng)
-        else:
-            passes = steps.passes(params, model_state, batch, rng)
-        if is_inverse_step:
-            kfac = steps.inverses(kfac)
-        updated = steps.apply(
-            first_order, params, model_state, kfac, passes, learning_rate
-        )
-    else:
+    passes = None
+    if preconditioner is not None and settings.is_statistics_step(global_step):
+        kfac, passes = steps.statistics(kfac, params, model_state, batch, rng)
+    if preconditioner is not None and settings.is_inverse_step(global_step):
+        kfac = steps.inverses(kfac)
+    if passes is None:
         updated = steps.plain(
             first_order, params, model_state, kfac, batch, rng, learning_rate
+        )
+    else:
+        updated = steps.apply(
+            first_order, params, model_state, kfac, passes, learning_rate
         )
     first_order, params, model_state, scalars = updated
     state = OptimizerState(kfac, first_order)

@@ -86,19 +86,15 @@ def lowered_programs(run: Run, kind: str) -> list[Any]:
     training = run.training
     (state, steps), params, model_state = training.state
     batch = sharding.shard_batch(next(training.queue))
-    arguments: tuple[Any, ...] = (params, model_state, batch, training.key)
-    first_order, kfac = state.first_order, state.kfac
+    rule = (state.first_order, params, model_state, state.kfac)
     if kind == 'plain':
-        return [
-            steps.plain.lower(
-                first_order, params, model_state, kfac, *arguments[2:], 0.0
-            )
-        ]
-    passes = jax.eval_shape(steps.passes, *arguments)
+        return [steps.plain.lower(*rule, batch, training.key, 0.0)]
+    arguments = (state.kfac, params, model_state, batch, training.key)
+    _, passes = jax.eval_shape(steps.statistics, *arguments)
     return [
-        steps.statistics.lower(kfac, *arguments),
-        steps.inverses.lower(kfac),
-        steps.apply.lower(first_order, params, model_state, kfac, passes, 0.0),
+        steps.statistics.lower(*arguments),
+        steps.inverses.lower(state.kfac),
+        steps.apply.lower(*rule, passes, 0.0),
     ]
 
 
@@ -114,14 +110,14 @@ def compiled_bytes(run: Run) -> int:
     first, *others = (
         program.compile().memory_analysis() for program in lowered_programs(run, kind)
     )
-    # What the first program does not take: it is there all the same.
-    first_order = jax.tree.leaves(run.training.state[0][0].first_order)
     kept = first.argument_size_in_bytes
     if others:
+        # What the first program does not take is there all the same.
+        first_order = jax.tree.leaves(run.training.state[0][0].first_order)
         kept += sum(leaf.nbytes for leaf in first_order)
-    made = _new_bytes(first)
-    peaks = [_new_bytes(one) + one.temp_size_in_bytes for one in others]
-    return int(kept + made + max(first.temp_size_in_bytes, *peaks, 0))
+    peaks = [first.temp_size_in_bytes]
+    peaks += [_new_bytes(one) + one.temp_size_in_bytes for one in others]
+    return int(kept + _new_bytes(first) + max(peaks))
 
 
 def _new_bytes(memory: Any) -> int:

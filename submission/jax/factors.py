@@ -82,7 +82,10 @@ class KroneckerFactors:
         # An entry of a Gram matrix is at most the root of the product of two on its
         # diagonal, so the trace is finite only if all entries are.
         means = jnp.concatenate(
-            [mean_eigenvalues(one, stacks.sizes(i)) for i, one in enumerate(new)]
+            [
+                mean_eigenvalues(one, sizes)
+                for one, sizes in zip(new, stacks.sizes, strict=True)
+            ]
         )
         finite = jnp.isfinite(means)
         finite &= finite[np.asarray(stacks.other_sides)]
@@ -127,16 +130,15 @@ class KroneckerFactors:
             return self, jnp.zeros((), jnp.int32)
         inverses, all_means, all_succeeded = [], [], []
         has_statistics = self.averaged_weight > 0
-        for number, (average, old, known) in enumerate(
-            zip(
-                self.moving_average,
-                self.inverse,
-                self.stacks.split(has_statistics),
-                strict=True,
-            )
+        for average, sizes, old, known in zip(
+            self.moving_average,
+            self.stacks.sizes,
+            self.inverse,
+            self.stacks.split(has_statistics),
+            strict=True,
         ):
             renewed, means, succeeded = damped_inverses(
-                average, self.stacks.sizes(number), damping, on_all_devices
+                average, sizes, damping, on_all_devices
             )
             renew = (succeeded & known)[:, None, None, None]
             inverses.append(jnp.where(renew, renewed, old))

@@ -1,5 +1,6 @@
 """Which Kronecker factors are kept, and inverted, together in one array."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +37,7 @@ class FactorStacks:
         """Chooses the stacks for factors of the given shapes, by their names."""
         stacks = [
             tuple(name for name in sorted(shapes) if shapes[name] in members)
-            for members in _of_like_shape(list(shapes.values()))
+            for members in _of_like_shape(shapes.values())
         ]
         return cls(
             tuple(stacks),
@@ -62,9 +63,10 @@ class FactorStacks:
             for layer, _, side in (name.rpartition('/') for name in self.order)
         ]
 
-    def sizes(self, number: int) -> np.ndarray:
-        """Dimensions d of the factors in a stack."""
-        return np.asarray([shape[-1] for shape in self.shapes[number]])
+    @functools.cached_property
+    def sizes(self) -> list[np.ndarray]:
+        """Dimensions d of the factors in each stack."""
+        return [np.asarray([shape[-1] for shape in members]) for members in self.shapes]
 
     def stacked_shapes(self) -> list[tuple[int, ...]]:
         """Shape `[n, groups, d, d]` of each stack, d the largest in it."""
@@ -118,13 +120,13 @@ def _of_like_shape(shapes: Iterable[Shape]) -> list[set[Shape]]:
     Returns:
       Sets of different shapes, those of one set with equal groups.
     """
-    counted = [(shape, _cost(shape)) for shape in shapes]
-    budget = _MOST_PADDING * sum((cost for _, cost in counted), np.zeros(2))
+    counts = collections.Counter(shapes)
+    costs = (count * _cost(shape) for shape, count in counts.items())
+    budget = _MOST_PADDING * sum(costs, np.zeros(2))
     gathered: list[set[Shape]] = []
-    for shape in sorted({shape for shape, _ in counted}, reverse=True):
+    for shape in sorted(counts, reverse=True):
         if gathered and max(gathered[-1])[0] == shape[0]:
-            number = sum(other == shape for other, _ in counted)
-            padding = number * (_cost(max(gathered[-1])) - _cost(shape))
+            padding = counts[shape] * (_cost(max(gathered[-1])) - _cost(shape))
             if (padding <= budget).all():
                 budget = budget - padding
                 gathered[-1].add(shape)

@@ -346,7 +346,7 @@ def test_parameters_agree_after_training(
         workload,
         first_order_rule=first_order_rule,
         fisher_type=fisher_type,
-        learning_rate=1e-2 if first_order_rule != 'momentum' else 5e-4,
+        learning_rate=1e-2 if first_order_rule != 'momentum' else 1e-3,
         **APPROXIMATIONS[approximation],
     )
     before = {name: p.detach().clone() for name, p in pair.model.named_parameters()}
