@@ -18,7 +18,8 @@ from absl import logging
 
 from .harness import training_mode
 from .jax import labels, sharding
-from .jax.capture import find_applications
+from .jax.approximations import FactorSums
+from .jax.capture import Capture, find_applications
 from .jax.first_order import FirstOrderOptimizer, FirstOrderState
 from .jax.naming import flatten, unflatten
 from .jax.preconditioner import KFACPreconditioner, KFACState
@@ -52,6 +53,20 @@ class Passes(NamedTuple):
     gradients: Any
     model_state: Any
     loss: jax.Array
+
+
+class Watched(NamedTuple):
+    """What the passes of a statistics step give for new Kronecker factors.
+
+    Attributes:
+      sums: Layer name to the captured sums.
+      loss_terms: Number of terms that the loss averages over.
+      gradient_scale: What makes the watched gradients those of a summed loss.
+    """
+
+    sums: Mapping[str, FactorSums]
+    loss_terms: jax.Array
+    gradient_scale: jax.Array
 
 
 class OptimizerState(NamedTuple):
@@ -138,9 +153,9 @@ def _compiled(
         rng: jax.Array,
         learning_rate: jax.Array,
     ) -> tuple[FirstOrderState, Any, Any, dict[str, jax.Array]]:
-        passes = _passes(workload, settings, params, model_state, batch, rng)
+        passed = passes(workload, settings, params, model_state, batch, rng)
         return _apply(
-            optimizer, first_order, params, model_state, kfac, passes, learning_rate
+            optimizer, first_order, params, model_state, kfac, passed, learning_rate
         )
 
     return Steps(
@@ -156,7 +171,7 @@ def _compiled(
     )
 
 
-def _passes(
+def passes(
     workload: Any,
     settings: Settings,
     params: Any,
@@ -165,11 +180,41 @@ def _passes(
     rng: jax.Array,
 ) -> Passes:
     """Runs the passes of a step between two updates of the statistics."""
-    forward, mean_loss = model_and_loss(workload, settings, model_state, batch, rng)
+    forward, mean_loss = _model_and_loss(workload, settings, model_state, batch, rng)
     outputs, backward, stepped = jax.vjp(forward, params, has_aux=True)
     (loss, _), output_gradient = jax.value_and_grad(mean_loss, has_aux=True)(outputs)
     (gradients,) = backward(output_gradient)
     return Passes(gradients, stepped, loss)
+
+
+def watched_passes(
+    workload: Any,
+    settings: Settings,
+    capture: Capture,
+    params: Any,
+    model_state: Any,
+    batch: Mapping[str, Any],
+    rng: jax.Array,
+) -> tuple[Passes, Watched]:
+    """Runs the passes of a statistics step."""
+    forward, mean_loss = _model_and_loss(workload, settings, model_state, batch, rng)
+    outputs, backward, stepped = capture.vjp(forward, params)
+    (loss, loss_terms), output_gradient = jax.value_and_grad(mean_loss, has_aux=True)(
+        outputs
+    )
+    gradients, sums = backward(output_gradient)
+    gradient_scale = loss_terms
+    likelihood = likelihood_to_sample(settings, workload.loss_type.name, outputs, batch)
+    if likelihood is not None:
+        label_rng = jax.random.fold_in(rng, _LABEL_STREAM)
+        _, sums = backward(
+            _sampled_gradient(likelihood, workload, outputs, batch, label_rng)
+        )
+        gradient_scale = jnp.ones_like(loss_terms)
+    return (
+        Passes(gradients, stepped, loss),
+        Watched(sums, loss_terms, gradient_scale),
+    )
 
 
 def _statistics(
@@ -185,23 +230,11 @@ def _statistics(
     """Runs the passes of a statistics step, and moves the Kronecker factors."""
     assert preconditioner is not None
     capture = preconditioner.capture(batch, kfac.counters['factor_updates'])
-    forward, mean_loss = model_and_loss(workload, settings, model_state, batch, rng)
-    outputs, backward, stepped = capture.vjp(forward, params)
-    (loss, loss_terms), output_gradient = jax.value_and_grad(mean_loss, has_aux=True)(
-        outputs
+    passed, watched = watched_passes(
+        workload, settings, capture, params, model_state, batch, rng
     )
-    gradients, sums = backward(output_gradient)
-    gradient_scale = loss_terms
-    likelihood = likelihood_to_sample(settings, workload.loss_type.name, outputs, batch)
-    if likelihood is not None:
-        label_rng = jax.random.fold_in(rng, _LABEL_STREAM)
-        _, sums = backward(
-            sampled_gradient(likelihood, workload, outputs, batch, label_rng)
-        )
-        gradient_scale = jnp.ones_like(loss_terms)
-    preconditioner.log_unreached(capture, sums)
-    kfac = preconditioner.update_factors(kfac, sums, loss_terms, gradient_scale)
-    return kfac, Passes(gradients, stepped, loss)
+    preconditioner.log_unreached(capture, watched.sums)
+    return preconditioner.update_factors(kfac, *watched), passed
 
 
 def _apply(
@@ -210,7 +243,7 @@ def _apply(
     params: Any,
     model_state: Any,
     kfac: KFACState | None,
-    passes: Passes,
+    passed: Passes,
     learning_rate: jax.Array,
 ) -> tuple[FirstOrderState, Any, Any, dict[str, jax.Array]]:
     """Updates the parameters.
@@ -221,18 +254,18 @@ def _apply(
       params: The parameters.
       model_state: The model's state before the step.
       kfac: State of the preconditioner; None without one.
-      passes: What came of the passes.
+      passed: What came of the passes.
       learning_rate: Learning rate of this step.
 
     Returns:
       The rule's state, the parameters, the model's state, and scalars to log.
     """
     params, first_order, norm = optimizer.step(
-        params, passes.gradients, first_order, kfac, learning_rate
+        params, passed.gradients, first_order, kfac, learning_rate
     )
     # A moving average of batch statistics that took in NaN would stay so for good.
-    model_state = _kept_unless(jnp.isfinite(norm), passes.model_state, model_state)
-    return first_order, params, model_state, {'loss': passes.loss, 'grad_norm': norm}
+    model_state = _kept_unless(jnp.isfinite(norm), passed.model_state, model_state)
+    return first_order, params, model_state, {'loss': passed.loss, 'grad_norm': norm}
 
 
 def _kept_unless(counts: jax.Array, stepped: Any, before: Any) -> Any:
@@ -245,7 +278,7 @@ def _kept_unless(counts: jax.Array, stepped: Any, before: Any) -> Any:
     return unflatten(kept, stepped)
 
 
-def model_and_loss(
+def _model_and_loss(
     workload: Any,
     settings: Settings,
     model_state: Any,
@@ -285,7 +318,7 @@ def model_and_loss(
     return forward, mean_loss
 
 
-def sampled_gradient(
+def _sampled_gradient(
     likelihood: Likelihood,
     workload: Any,
     outputs: jax.Array,
@@ -324,18 +357,18 @@ def update_params(
     learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
     kfac, first_order = state
     batch = sharding.shard_batch(batch)
-    passes = None
+    passed = None
     if preconditioner is not None and settings.is_statistics_step(global_step):
-        kfac, passes = steps.statistics(kfac, params, model_state, batch, rng)
+        kfac, passed = steps.statistics(kfac, params, model_state, batch, rng)
     if preconditioner is not None and settings.is_inverse_step(global_step):
         kfac = steps.inverses(kfac)
-    if passes is None:
+    if passed is None:
         updated = steps.plain(
             first_order, params, model_state, kfac, batch, rng, learning_rate
         )
     else:
         updated = steps.apply(
-            first_order, params, model_state, kfac, passes, learning_rate
+            first_order, params, model_state, kfac, passed, learning_rate
         )
     first_order, params, model_state, scalars = updated
     state = OptimizerState(kfac, first_order)

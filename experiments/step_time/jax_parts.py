@@ -13,13 +13,12 @@ together. It can be negative.
 """
 
 import collections
-import copy
 import dataclasses
 import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +30,8 @@ from submission.jax import sharding
 from submission.jax.first_order import FirstOrderOptimizer
 from submission.jax.naming import flatten
 from submission.jax.preconditioner import KFACPreconditioner
-from submission.likelihood import likelihood_to_sample
+from submission.settings import FisherType
 
-Labels = Literal['none', 'empirical', 'monte_carlo']
 Stages = dict[str, Callable[[], Any]]
 Timers = dict[str, Callable[[], float]]
 
@@ -41,57 +39,16 @@ Timers = dict[str, Callable[[], float]]
 _FIRST_STEPS = 3
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Passes:
-    """Forward and backward pass of a run, with what a statistics step adds.
-
-    Attributes:
-      run: The run whose model and settings are used.
-      preconditioner: The run's preconditioner; None watches nothing.
-      labels: Whose gradients the factor sums are taken from.
-    """
-
-    run: Run
-    preconditioner: KFACPreconditioner | None
-    labels: Labels
-
-    def __call__(self, params: Any, batch: Any, rng: jax.Array) -> tuple[Any, Any, Any]:
-        """Returns gradients, factor sums (None without) and the number of terms."""
-        workload, settings = self.run.training.workload, self.run.settings
-        model_state = self.run.training.state[2]
-        forward, mean_loss = jax_submission.model_and_loss(
-            workload, settings, model_state, batch, rng
-        )
-        if self.labels == 'none':
-            outputs, backward, _ = jax.vjp(forward, params, has_aux=True)
-        else:
-            assert self.preconditioner is not None
-            capture = self.preconditioner.capture(batch)
-            outputs, backward, _ = capture.vjp(forward, params)
-        output_gradient, terms = jax.grad(mean_loss, has_aux=True)(outputs)
-        if self.labels == 'none':
-            return backward(output_gradient)[0], None, terms
-        gradients, sums = backward(output_gradient)
-        if self.labels == 'monte_carlo':
-            loss_type = workload.loss_type.name
-            likelihood = likelihood_to_sample(settings, loss_type, outputs, batch)
-            assert likelihood is not None, 'The loss has no labels to sample.'
-            sampled = jax_submission.sampled_gradient(
-                likelihood, workload, outputs, batch, rng
-            )
-            _, sums = backward(sampled)
-        return gradients, sums, terms
-
-
 def _stages_without_kfac(run: Run) -> tuple[Stages, tuple[Any, Any, Any]]:
     """Returns the parts of NAdamW's step, and parameters, batch and gradients."""
     batch, key = sharding.shard_batch(next(run.training.queue)), run.training.key
     # Copies: a step takes over the arrays of the run.
-    params = jax.tree.map(jnp.copy, run.training.state[1])
-    optimizer = FirstOrderOptimizer(
-        dataclasses.replace(run.settings, approximation='none'), None
+    params, model_state = jax.tree.map(jnp.copy, run.training.state[1:])
+    settings = dataclasses.replace(run.settings, approximation='none')
+    optimizer = FirstOrderOptimizer(settings, None)
+    passes = jax.jit(
+        functools.partial(jax_submission.passes, run.training.workload, settings)
     )
-    passes = jax.jit(_Passes(run, None, 'none'))
     first_order = jax.jit(
         lambda params, gradients, state: optimizer.step(
             params, gradients, state, None, 1e-3
@@ -99,10 +56,10 @@ def _stages_without_kfac(run: Run) -> tuple[Stages, tuple[Any, Any, Any]]:
     )
     moments = optimizer.init(params)
     for _ in range(_FIRST_STEPS):
-        gradients, *_ = passes(params, batch, key)
+        gradients, *_ = passes(params, model_state, batch, key)
         params, moments, _ = first_order(params, gradients, moments)
     stages: Stages = {
-        'passes': lambda: passes(params, batch, key),
+        'passes': lambda: passes(params, model_state, batch, key),
         'first-order rule': lambda: first_order(params, gradients, moments),
     }
     return stages, (params, batch, gradients)
@@ -122,35 +79,56 @@ def _stages_of_kfac(
         for all approximations.
     """
     preconditioner = run.training.state[0][1].preconditioner
-    stages: Stages = {}
-    for kind in ('empirical', 'monte_carlo'):
-        passes = jax.jit(_Passes(_sampling(run), preconditioner, kind))
-        stages[f'passes, {kind}'] = functools.partial(
-            passes, params, batch, run.training.key
+    model_state = jax.tree.map(jnp.copy, run.training.state[2])
+    watched_passes = {
+        fisher_type: functools.partial(
+            jax.jit(_watched_passes(run, preconditioner, fisher_type)),
+            params,
+            model_state,
+            batch,
+            run.training.key,
         )
+        for fisher_type in get_args(FisherType)
+    }
+    stages: Stages = {
+        f'passes, {fisher_type}': stage for fisher_type, stage in watched_passes.items()
+    }
     if not with_factor_work:
         return stages
-    _, sums, terms = stages['passes, monte_carlo']()
+    _, watched = watched_passes['monte_carlo']()
     update = jax.jit(preconditioner.update_factors)
     invert = jax.jit(preconditioner.update_inverses)
     precondition = jax.jit(preconditioner.precondition)
     empty = preconditioner.init(params)
-    filled = update(empty, sums, terms, 1.0)
+    filled = update(empty, *watched)
     inverted = invert(filled)
     named = flatten(gradients)
     return {
         **stages,
-        'averages': lambda: update(filled, sums, terms, 1.0),
+        'averages': lambda: update(filled, *watched),
         'inverses': lambda: invert(filled),
         'preconditioning': lambda: precondition(inverted, named),
     }
 
 
-def _sampling(run: Run) -> Run:
-    """Returns the run with settings that sample labels, whatever its own are."""
-    sampling = copy.copy(run)
-    sampling.settings = dataclasses.replace(run.settings, fisher_type='monte_carlo')
-    return sampling
+def _watched_passes(
+    run: Run, preconditioner: KFACPreconditioner, fisher_type: FisherType
+) -> Callable[..., Any]:
+    """Returns the passes of a statistics step by one Fisher, whatever the run's is."""
+    settings = dataclasses.replace(run.settings, fisher_type=fisher_type)
+
+    def passes(params: Any, model_state: Any, batch: Any, rng: jax.Array) -> Any:
+        return jax_submission.watched_passes(
+            run.training.workload,
+            settings,
+            preconditioner.capture(batch),
+            params,
+            model_state,
+            batch,
+            rng,
+        )
+
+    return passes
 
 
 def _timed(stage: Callable[[], Any]) -> float:
