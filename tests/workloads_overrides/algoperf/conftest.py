@@ -1,6 +1,7 @@
 """A tiny data folder in AlgoPerf's formats and its runner as a program."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -83,8 +84,17 @@ def runner_command(harness, framework, workload, *more, **flags):
 
 def run(command):
     """Runs a command to its end and fails with what it printed."""
+    # AlgoPerf's runner sets the compiler's flags anew; with those of the tests, this
+    # project's would round differently.
+    environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
     return done.stdout + done.stderr
