@@ -118,6 +118,7 @@ def _make_parts(
                 start_preconditioning_step=PRECONDITIONER_INTERVAL,
                 preconditioning_compute_steps=PRECONDITIONER_INTERVAL,
                 graft_type=LayerWiseGrafting.RMSPROP,
+                inverse_exponent_override=settings.shampoo_root,
             )
         case 'schedule_free_adamw':
             optimizer = AdamWScheduleFree(

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal, Self, get_args
 
 RivalName = Literal['nesterov', 'soap', 'shampoo', 'muon', 'schedule_free_adamw']
+_SHAMPOO_ROOTS = (2, 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class RivalSettings:
       step_hint_factor: Length of the schedule as a multiple of the workload's
         `step_hint`; without a meaning for Schedule-Free but for its warm-up.
       adamw_learning_rate: Peak for what Muon does not apply to, which AdamW trains.
+      shampoo_root: r in Shampoo's preconditioned gradient L**(-1/r) G R**(-1/r): 4 by
+        its authors, 2 by Morwani et al. (arXiv 2406.17748).
       dropout_rate: Dropout of the model, where it has any.
       label_smoothing: Passed to the workload's loss.
     """
@@ -35,6 +38,7 @@ class RivalSettings:
     step_hint_factor: float
     beta2: float = 0.95
     adamw_learning_rate: float = 3e-3
+    shampoo_root: int = 4
     dropout_rate: float = 0.0
     label_smoothing: float = 0.0
 
@@ -53,6 +57,11 @@ class RivalSettings:
                     f'Hyperparameter {field.name!r} is {value!r}; it has to be a '
                     'number of at least 0.'
                 )
+        if self.shampoo_root not in _SHAMPOO_ROOTS:
+            raise ValueError(
+                f"Hyperparameter 'shampoo_root' is {self.shampoo_root!r}; allowed: "
+                f'{", ".join(map(str, _SHAMPOO_ROOTS))}.'
+            )
 
     @classmethod
     def from_hyperparameters(cls, hyperparameters: Any) -> Self:

@@ -36,3 +36,9 @@ def test_a_value_out_of_range_names_its_key(value):
 def test_an_unknown_key():
     with pytest.raises(ValueError, match='damping'):
         parse(damping=0.1)
+
+
+@pytest.mark.parametrize('value', [3, 0, 2.5])
+def test_a_root_that_nobody_proposed(value):
+    with pytest.raises(ValueError, match=r"'shampoo_root' is .*allowed: 2, 4"):
+        parse(shampoo_root=value)

@@ -11,14 +11,15 @@ pytest.importorskip('pytorch_optimizer', reason='It is in the extra "peers".')
 pytest.importorskip('schedulefree', reason='It is in the extra "peers".')
 
 from experiments.rivals import pytorch_submission
-from experiments.rivals.settings import RivalName
+from experiments.rivals.optimizers import PRECONDITIONER_INTERVAL, Optimizers
+from experiments.rivals.settings import RivalName, RivalSettings
 from tests.submission.tiny_workload import TinyWorkload
 
 RIVALS = typing.get_args(RivalName)
 STEPS = 40
 
 
-def point(optimizer):
+def point(optimizer, **changes):
     values = {
         'optimizer': optimizer,
         'learning_rate': 0.02,
@@ -27,6 +28,7 @@ def point(optimizer):
         'weight_decay': 0.0,
         'warmup_factor': 0.0,
         'step_hint_factor': 1.0,
+        **changes,
     }
     return collections.namedtuple('Hyperparameters', values)(**values)
 
@@ -116,3 +118,24 @@ def test_muon_leaves_vectors_and_the_output_layer_to_adamw():
     }
     assert groups['muon'] == {id(model.first.weight), id(model.second.weight)}
     assert groups['muon'] | groups['adamw'] == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize('root', [2, 4])
+def test_shampoo_takes_its_root_of_the_statistics(root):
+    # Below 512 entries the library takes a matrix for a vector.
+    model = torch.nn.Linear(24, 32, bias=False)
+    settings = RivalSettings.from_hyperparameters(point('shampoo', shampoo_root=root))
+    optimizers = Optimizers(model, settings, step_hint=100)
+    for step in range(PRECONDITIONER_INTERVAL):
+        model.weight.grad = torch.randn(32, 24)
+        optimizers.step(step)
+    shampoo, _ = optimizers.parts['shampoo']
+    preconditioner = shampoo.state[model.weight]['pre_conditioner']
+    assert [len(statistic) for statistic in preconditioner.statistics] == [32, 24]
+    for statistic, inverse_root in zip(
+        preconditioner.statistics, preconditioner.pre_conditioners, strict=True
+    ):
+        product = torch.linalg.matrix_power(inverse_root, root) @ statistic
+        torch.testing.assert_close(
+            product, torch.eye(len(statistic)), rtol=0, atol=0.05
+        )
