@@ -8,10 +8,9 @@ from experiments.cost_model.models import Model
 from experiments.cost_model.operations import FLOAT_BYTES, Device
 from experiments.cost_model.parts import StepCost
 from experiments.cost_model.step_time import step_time
+from experiments.step_time.variants import APPROXIMATIONS, FISHER_TYPES
 
 INTERVALS = (1, 10, 50)
-APPROXIMATIONS = ('reduce', 'expand')
-FISHER_TYPES = ('empirical', 'monte_carlo')
 
 
 def memory(model: Model) -> dict[str, float]:

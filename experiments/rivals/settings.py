@@ -4,7 +4,9 @@ import dataclasses
 from typing import Any, Literal, Self, get_args
 
 RivalName = Literal['nesterov', 'soap', 'shampoo', 'muon', 'schedule_free_adamw']
-_SHAMPOO_ROOTS = (2, 4)
+ShampooRoot = Literal[2, 4]
+# What these hyperparameters may be; the others are numbers of at least 0.
+_CHOICES = {'optimizer': get_args(RivalName), 'shampoo_root': get_args(ShampooRoot)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,30 +40,24 @@ class RivalSettings:
     step_hint_factor: float
     beta2: float = 0.95
     adamw_learning_rate: float = 3e-3
-    shampoo_root: int = 4
+    shampoo_root: ShampooRoot = 4
     dropout_rate: float = 0.0
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.optimizer not in get_args(RivalName):
-            raise ValueError(
-                f"Hyperparameter 'optimizer' is {self.optimizer!r}; allowed: "
-                f'{", ".join(get_args(RivalName))}.'
-            )
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != 'optimizer' and not (
-                isinstance(value, int | float) and value >= 0
-            ):
+            name, value = field.name, getattr(self, field.name)
+            if name in _CHOICES:
+                if value not in _CHOICES[name]:
+                    raise ValueError(
+                        f'Hyperparameter {name!r} is {value!r}; allowed: '
+                        f'{", ".join(map(str, _CHOICES[name]))}.'
+                    )
+            elif not (isinstance(value, int | float) and value >= 0):
                 raise ValueError(
-                    f'Hyperparameter {field.name!r} is {value!r}; it has to be a '
-                    'number of at least 0.'
+                    f'Hyperparameter {name!r} is {value!r}; it has to be a number of '
+                    'at least 0.'
                 )
-        if self.shampoo_root not in _SHAMPOO_ROOTS:
-            raise ValueError(
-                f"Hyperparameter 'shampoo_root' is {self.shampoo_root!r}; allowed: "
-                f'{", ".join(map(str, _SHAMPOO_ROOTS))}.'
-            )
 
     @classmethod
     def from_hyperparameters(cls, hyperparameters: Any) -> Self:

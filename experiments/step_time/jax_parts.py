@@ -18,13 +18,13 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments.step_time.runs import Run
-from experiments.step_time.variants import NADAMW
+from experiments.step_time.variants import FISHER_TYPES, NADAMW
 from submission import jax_submission
 from submission.jax import sharding
 from submission.jax.first_order import FirstOrderOptimizer
@@ -44,10 +44,9 @@ def _stages_without_kfac(run: Run) -> tuple[Stages, tuple[Any, Any, Any]]:
     batch, key = sharding.shard_batch(next(run.training.queue)), run.training.key
     # Copies: a step takes over the arrays of the run.
     params, model_state = jax.tree.map(jnp.copy, run.training.state[1:])
-    settings = dataclasses.replace(run.settings, approximation='none')
-    optimizer = FirstOrderOptimizer(settings, None)
+    optimizer = FirstOrderOptimizer(run.settings, None)
     passes = jax.jit(
-        functools.partial(jax_submission.passes, run.training.workload, settings)
+        functools.partial(jax_submission.passes, run.training.workload, run.settings)
     )
     first_order = jax.jit(
         lambda params, gradients, state: optimizer.step(
@@ -88,7 +87,7 @@ def _stages_of_kfac(
             batch,
             run.training.key,
         )
-        for fisher_type in get_args(FisherType)
+        for fisher_type in FISHER_TYPES
     }
     stages: Stages = {
         f'passes, {fisher_type}': stage for fisher_type, stage in watched_passes.items()

@@ -1,14 +1,16 @@
 """What is measured: NAdamW, and K-FAC by approximation and Fisher type."""
 
 import itertools
-from typing import Any
+from typing import Any, get_args
+
+from submission.settings import FisherType
 
 # Steps between two statistics steps that are trained as they come; other intervals
 # follow from the times of the two kinds of step.
 INTERVAL = 10
 NADAMW = 'nadamw'
 APPROXIMATIONS = ('reduce', 'expand')
-FISHER_TYPES = ('empirical', 'monte_carlo')
+FISHER_TYPES: tuple[FisherType, ...] = get_args(FisherType)
 
 _POINT = {
     'learning_rate': 1e-3,
