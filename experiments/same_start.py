@@ -108,7 +108,7 @@ def train_pair(
     pair = start_pair(workload_name, approximation, start)
     for step in tqdm(range(steps), desc=f'start {start}', unit='step'):
         for training in pair:
-            training.take_step(step)
+            training.take_steps([step])
     pytorch, jax_ = (round(validation_metric(training), 5) for training in pair)
     return {'pytorch': pytorch, 'jax': jax_}
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from workloads_overrides.runner import frameworks
@@ -23,7 +23,8 @@ class Training:
       queue: Training batches.
       key: Key of the run.
       clock: Returns seconds.
-      compilation: Seconds of compilation by step, of those that compiled anything.
+      compilation: Seconds of compilation by step, the first of several in a row, of
+        those that compiled anything.
     """
 
     framework: Framework
@@ -80,18 +81,29 @@ class Training:
             framework, submission, hyperparameters, workload, state, queue, key, clock
         )
 
-    def take_step(self, step: int) -> float:
-        """Takes a step; returns its seconds, without its batch and compilation."""
-        batch = next(self.queue)
+    def take_steps(self, steps: Sequence[int]) -> float:
+        """Takes steps in a row, waiting for the device once, after the last.
+
+        A runner does not wait between steps either, so that the device can be at work
+        on one while the host prepares the next.
+
+        Args:
+          steps: Their numbers.
+
+        Returns:
+          Seconds of a step, their mean, without batches and compilation.
+        """
+        batches = [next(self.queue) for _ in steps]
 
         def work() -> None:
-            self.update(batch, step)
+            for step, batch in zip(steps, batches, strict=True):
+                self.update(batch, step)
             self.framework.wait_for(*self.state[1:])
 
         seconds, compiled = timed(work, self.framework, self.clock)
         if compiled > 0:
-            self.compilation[step] = round(compiled, 3)
-        return seconds
+            self.compilation[steps[0]] = round(compiled, 3)
+        return seconds / len(steps)
 
     def update(self, batch: Any, step: int) -> None:
         """Hands a step to the submission; the device may still be at work on it."""

@@ -5,8 +5,10 @@ What is reported is resident memory of the process on the host (`VmHWM` in Linux
 that others do, and that peak less what was resident before the first step, with the
 data, the model and the optimiser's state in place. The peak is set back before the
 steps, and in JAX once more after compilation. `getrusage` gives the same peak, but a
-process inherits it from the one that started it, and cannot set it back. Memory of a
-GPU is not in it.
+process inherits it from the one that started it, and cannot set it back.
+
+Memory of a GPU is not in that. In PyTorch the allocator's own count of it is reported
+beside it, before the first step, at its peak, and the difference.
 
 In JAX what compilation took stays with the process, more for more functions. So there
 the compiler's own count for the programs of a step is reported too: arguments, results
@@ -53,10 +55,11 @@ def measure_here(
 
     Returns:
       MiB resident before the first step, the peak, and the peak's excess over it; in
-      JAX also those that the compiled step takes.
+      JAX also those that the compiled step takes, in PyTorch those of a GPU.
     """
     workload = registry.load_workload(workload_name, framework_name)
     run = Run(workload, framework_name, points()[method], batch_size)
+    gpu = _GPUMemory() if framework_name == 'pytorch' else None
     before = psutil.Process().memory_info().rss
     set_peak_back()
     if framework_name == 'jax':
@@ -68,7 +71,35 @@ def measure_here(
     values = {'before': before, 'peak': peak, 'added': peak - before}
     if framework_name == 'jax':
         values['compiled'] = compiled_bytes(run)
+    if gpu is not None:
+        values.update(gpu.bytes_taken())
     return {f'{name}_mib': round(value / 2**20, 1) for name, value in values.items()}
+
+
+class _GPUMemory:
+    """What PyTorch's allocator has given out on a GPU, where there is one."""
+
+    def __init__(self) -> None:
+        # PyTorch takes memory of its own, which the other framework should not be
+        # charged.
+        import torch
+
+        self._cuda = torch.cuda
+        self._before = 0
+        if self._cuda.is_available():
+            self._cuda.reset_peak_memory_stats()
+            self._before = self._cuda.memory_allocated()
+
+    def bytes_taken(self) -> dict[str, float]:
+        """Returns bytes at the start, at the peak since, and the difference."""
+        if not self._cuda.is_available():
+            return {}
+        peak = self._cuda.max_memory_allocated()
+        return {
+            'gpu_before': self._before,
+            'gpu_peak': peak,
+            'gpu_added': peak - self._before,
+        }
 
 
 def lowered_programs(run: Run, kind: str) -> list[Any]:

@@ -51,8 +51,8 @@ class Run:
             return ('plain',)
         return ('statistics', 'plain')
 
-    def take(self, kind: StepKind) -> float:
-        """Takes a step and returns its seconds, without its batch and compilation.
+    def take(self, kind: StepKind, number: int = 1) -> float:
+        """Takes steps of a kind in a row; returns the seconds of one, their mean.
 
         Which kind a step is follows from its number, so numbers of the other kind
         are left out. A run with nothing but statistics steps is one whose interval
@@ -61,13 +61,17 @@ class Run:
         Args:
           kind: Whether the factors and their inverses are renewed; without K-FAC
             all steps are plain.
+          number: How many, between which nothing waits for the device.
         """
+        return self.training.take_steps([self._next(kind) for _ in range(number)])
+
+    def _next(self, kind: StepKind) -> int:
         if len(self.kinds) > 1:
             is_statistics = self.settings.is_statistics_step
             while is_statistics(self.step) != (kind == 'statistics'):
                 self.step += 1
         self.step += 1
-        return self.training.take_step(self.step - 1)
+        return self.step - 1
 
     def warm_up(self) -> None:
         """Takes the first steps, which compile, allocate and fill the state."""

@@ -91,9 +91,9 @@ def measure(
     for number in trange(rounds + 1, unit='round'):
         for name, run in runs.items():
             first = number * _STEPS
-            elapsed = [run.take_step(step) for step in range(first, first + _STEPS)]
+            elapsed = run.take_steps(range(first, first + _STEPS))
             if number > 0:
-                seconds[name].append(round(statistics.mean(elapsed), 6))
+                seconds[name].append(round(elapsed, 6))
     content = {
         'machine': machine,
         # Of the minute before.

@@ -80,7 +80,11 @@ def _inverses_at_once(matrices: jax.Array) -> jax.Array:
     roots = solve_triangular(
         cholesky, jnp.broadcast_to(identity, matrices.shape), lower=True
     )
-    return roots.swapaxes(-1, -2) @ roots
+    # By default a GPU would round to 10 bits here, as much as the damping allows for
+    # factors but not for their inverses.
+    return jnp.matmul(
+        roots.swapaxes(-1, -2), roots, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def _inverses_in_turn(matrices: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..rows import AmbiguousRowsError
 from ..vanishing import rounding_share
+from .matmul_precision import matmul_precision
 from .weight_sharing import SharedTensor, sums_dtype
 
 # From these dimensions on a Gram matrix is computed by half. An accelerator works on
@@ -102,7 +103,8 @@ class ExpandSums:
         """Returns the sums, or None if the layer was not reached both ways."""
         if self._inputs is None or self._gradients is None:
             return None
-        count = self._inputs.new_tensor(float(self._n_rows))
+        # Filled on the device, so that no number has to travel there.
+        count = self._inputs.new_full((), self._n_rows)
         return FactorSums(self._inputs, count, self._gradients)
 
 
@@ -193,13 +195,15 @@ def _gram(rows: Tensor) -> Tensor:
     if rows.dtype == torch.float16:
         # A sum of squares soon passes what it holds.
         rows = rows.to(dtype)
-    if rows.shape[1] == 1:
-        matrix = rows.squeeze(1)
-        n_rows, dim = matrix.shape
-        gram = _matrix_gram(matrix, gram_blocks(n_rows, dim, rows.is_cpu)).unsqueeze(0)
-    else:
-        by_group = rows.transpose(0, 1)
-        gram = by_group.transpose(1, 2) @ by_group
+    with matmul_precision(rows, 'tf32'):
+        if rows.shape[1] == 1:
+            matrix = rows.squeeze(1)
+            n_rows, dim = matrix.shape
+            blocks = gram_blocks(n_rows, dim, rows.is_cpu)
+            gram = _matrix_gram(matrix, blocks).unsqueeze(0)
+        else:
+            by_group = rows.transpose(0, 1)
+            gram = by_group.transpose(1, 2) @ by_group
     return gram.to(dtype)
 
 

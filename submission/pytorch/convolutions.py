@@ -199,18 +199,21 @@ class ConvTransposeLayer(_Convolution):
 
     def to_matrix(self, gradients: Sequence[Tensor]) -> Tensor:
         """See base class."""
-        weight = gradients[0].unflatten(0, (self.groups, -1)).transpose(1, 2)
+        inputs = -self.weight.dim()
+        by_input = gradients[0].unflatten(inputs, (self.groups, -1))
+        by_output = by_input.transpose(inputs, inputs + 1)
+        # Group and output together are what the first axis of other layers is.
+        weight = by_output.flatten(inputs - 1, inputs)
         return super().to_matrix([weight, *gradients[1:]])
 
     def from_matrix(self, matrix: Tensor) -> list[Tensor]:
         """See base class."""
         weight, *bias = super().from_matrix(matrix)
-        d_out, kernel = self.output_dim, self.weight.shape[2:]
-        by_output = weight.reshape(self.groups, d_out, -1, *kernel)
-        # In the parameter's order: otherwise updates of all parameters, which are made
-        # together, would be made one by one.
-        by_input = by_output.transpose(1, 2).contiguous()
-        return [by_input.view(self.weight.shape), *bias]
+        inputs, kernel = -self.weight.dim(), self.weight.shape[2:]
+        leading = matrix.shape[:-3]
+        by_output = weight.reshape(*leading, self.groups, self.output_dim, -1, *kernel)
+        by_input = by_output.transpose(inputs, inputs + 1)
+        return [by_input.reshape(*leading, *self.weight.shape), *bias]
 
 
 def _meeting(offset: int, stride: int, n_in: int, n_out: int) -> tuple[slice, slice]:

@@ -1,7 +1,7 @@
 """A Kronecker factor over time: its moving average and its inverse."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,17 +32,6 @@ class KroneckerFactor:
         assert self.moving_average is not None
         return self.moving_average
 
-    def update(self, statistic: Tensor, decay: float) -> None:
-        """Moves the average towards a new statistic of shape `[groups, d, d]`."""
-        if self.moving_average is None:
-            self.moving_average = torch.zeros_like(statistic)
-        self.moving_average.lerp_(statistic, 1.0 - decay)
-        self.averaged_weight += (1.0 - decay) * (1.0 - self.averaged_weight)
-
-    def bias_corrected(self) -> Tensor:
-        """Returns the average as if it had not begun at zero."""
-        return self.average / self.averaged_weight
-
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors and plain values by attribute."""
         return {
@@ -59,3 +48,32 @@ class KroneckerFactor:
             for key, value in state_dict.items()
         }
         return cls(**values)
+
+
+def update_averages(
+    factors: Sequence[KroneckerFactor], statistics: Sequence[Tensor], decay: float
+) -> None:
+    """Moves the averages towards new statistics, all together.
+
+    Args:
+      factors: The factors.
+      statistics: One of shape `[groups, d, d]` for each.
+      decay: How much stays of an average.
+    """
+    if not factors:
+        return
+    for factor, statistic in zip(factors, statistics, strict=True):
+        if factor.moving_average is None:
+            factor.moving_average = torch.zeros_like(statistic)
+        factor.averaged_weight += (1.0 - decay) * (1.0 - factor.averaged_weight)
+    averages = [factor.average for factor in factors]
+    torch._foreach_lerp_(averages, list(statistics), 1.0 - decay)
+
+
+def bias_corrected(factors: Sequence[KroneckerFactor]) -> list[Tensor]:
+    """Returns the averages as if they had not begun at zero."""
+    if not factors:
+        return []
+    averages = [factor.average for factor in factors]
+    weights = [factor.averaged_weight for factor in factors]
+    return list(torch._foreach_div(averages, weights))

@@ -118,8 +118,8 @@ class FirstOrderOptimizer:
         layers = _layers_with(gradients, preconditioner.layers)
         preconditioned = dict(gradients)
         natural_scale = settings.first_order_rule == 'momentum'
-        for layer, layer_gradients in layers:
-            outcome = preconditioner.precondition(layer, layer_gradients)
+        outcomes = preconditioner.precondition_all(layers)
+        for (layer, layer_gradients), outcome in zip(layers, outcomes, strict=True):
             if natural_scale:
                 scale = preconditioner.curvature_scale(layer)
                 # Half a preconditioner has no scale; follow the gradient until then.

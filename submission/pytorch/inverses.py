@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .matmul_precision import matmul_precision
+
 # Equal shapes are inverted together up to this size. It is small matrices that gain
 # from company; large ones would only take memory.
 _MAX_STACKED_ELEMENTS = 2**22
@@ -91,7 +93,7 @@ def _invert(factors: Tensor, damping: float) -> list[DampedInverse]:
     # A zero on the diagonal, as a failed factorisation can leave behind, would stop
     # the inversion of the others.
     cholesky.diagonal(dim1=-2, dim2=-1).masked_fill_(failed[..., None], 1.0)
-    inverses = torch.cholesky_inverse(cholesky)
+    inverses = _inverse_from_cholesky(cholesky)
     # The inverse is W.T W, so no element is larger than the diagonal's largest.
     finite = torch.isfinite(inverses.diagonal(dim1=-2, dim2=-1)).all(-1)
     # Divided by a negative mean, a negative factor would pass for a positive one.
@@ -102,3 +104,23 @@ def _invert(factors: Tensor, damping: float) -> list[DampedInverse]:
             inverses.unbind(), scales.unbind(), succeeded.unbind(), strict=True
         )
     ]
+
+
+def _inverse_from_cholesky(cholesky: Tensor) -> Tensor:
+    """Returns the inverses of L LT for lower triangular L, `[..., d, d]`."""
+    if cholesky.is_cpu:
+        return torch.cholesky_inverse(cholesky)
+    # More arithmetic, but on a GPU `cholesky_inverse` takes one matrix after the other:
+    # on an H100 3.3 ms in place of 0.8 for 48 of 385 rows, 17 in place of 5 for 12 of
+    # 1537.
+    return inverse_by_roots(cholesky)
+
+
+def inverse_by_roots(cholesky: Tensor) -> Tensor:
+    """Returns W.T W, the inverses of L LT, from W = L**-1; L is `[..., d, d]`."""
+    identity = torch.eye(
+        cholesky.shape[-1], dtype=cholesky.dtype, device=cholesky.device
+    )
+    roots = torch.linalg.solve_triangular(cholesky, identity, upper=False)
+    with matmul_precision(roots, 'ieee'):
+        return roots.mT @ roots

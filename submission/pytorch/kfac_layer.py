@@ -67,16 +67,29 @@ class KFACLayer:
         raise NotImplementedError
 
     def to_matrix(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Joins the gradients of weight and bias, `[groups, d_out, d_in]`."""
-        matrix = gradients[0].reshape(self.groups, self.output_dim, -1)
+        """Joins the gradients of weight and bias, `[groups, d_out, d_in]`.
+
+        Both, and the matrix, may have one more axis in front, for as many layers of
+        the same shapes.
+        """
+        weight = gradients[0]
+        leading = weight.shape[: weight.dim() - self.weight.dim()]
+        matrix = weight.reshape(*leading, self.groups, self.output_dim, -1)
         if len(gradients) == 1:
             return matrix
-        bias = gradients[1].reshape(self.groups, self.output_dim, 1)
+        bias = gradients[1].reshape(*leading, self.groups, self.output_dim, 1)
         return torch.cat([matrix, bias], -1)
 
     def from_matrix(self, matrix: Tensor) -> list[Tensor]:
-        """Splits a matrix `[groups, d_out, d_in]` into weight and bias."""
+        """Splits a matrix `[groups, d_out, d_in]` into weight and bias.
+
+        It may have one more axis in front, which both then have.
+        """
+        leading = matrix.shape[:-3]
         if self.bias is None:
-            return [matrix.reshape(self.weight.shape)]
+            return [matrix.reshape(*leading, *self.weight.shape)]
         weight, bias = matrix[..., :-1], matrix[..., -1]
-        return [weight.reshape(self.weight.shape), bias.reshape(self.bias.shape)]
+        return [
+            weight.reshape(*leading, *self.weight.shape),
+            bias.reshape(*leading, *self.bias.shape),
+        ]

@@ -14,12 +14,13 @@ from ..vanishing import TELLING_UPDATES, log_vanished
 from . import communication
 from .approximations import ExpandSums, ReduceSums
 from .capture import Capture, Sums
-from .factors import KroneckerFactor
-from .inverses import mean_eigenvalue, vanishing_eigenvalue
+from .factors import KroneckerFactor, update_averages
+from .inverses import vanishing_eigenvalue
 from .kfac_layer import KFACLayer
 from .layers import assign_parameters
 from .sharding import sharded_inverses, sum_over_processes
-from .weight_sharing import BatchStructure, sums_dtype
+from .stacks import Stack, gains_from_stacks, make_stacks, preconditioned
+from .weight_sharing import BatchStructure
 
 
 class KFACPreconditioner:
@@ -43,6 +44,8 @@ class KFACPreconditioner:
         )
         # Layer name to the factors A (inputs) and B (output gradients).
         self._factors: dict[str, tuple[KroneckerFactor, KroneckerFactor]] = {}
+        # Names of layers to the stacks of these, while the inverses stay as they are.
+        self._stacks: dict[tuple[str, ...], list[Stack]] = {}
         self._unreached: set[str] = set()
         self.counters = {
             'factor_updates': 0,
@@ -96,7 +99,8 @@ class KFACPreconditioner:
         }
         sizes = _sizes(statistics, usable)
         self._log_missing(sizes, capture.errors)
-        decay = self._settings.factor_decay
+        changing: list[KroneckerFactor] = []
+        towards: list[Tensor] = []
         for name, layer_sizes in sizes.items():
             if not all(math.isfinite(size) for size in layer_sizes):
                 self.counters['skipped_statistics'] += 1
@@ -111,7 +115,9 @@ class KFACPreconditioner:
                 self._factors[name], statistics[name], layer_sizes, strict=True
             ):
                 if size > vanishing_eigenvalue(statistic.dtype):
-                    factor.update(statistic, decay)
+                    changing.append(factor)
+                    towards.append(statistic)
+        update_averages(changing, towards, self._settings.factor_decay)
         self.counters['factor_updates'] += 1
         if self.counters['factor_updates'] == TELLING_UPDATES:
             self._log_vanished()
@@ -165,6 +171,7 @@ class KFACPreconditioner:
             pending, inverses, succeeded, strict=True
         ):
             if is_good:
+                self._stacks = {}
                 factor.inverse, factor.inverted_scale = new.inverse, new.scale
                 continue
             self.counters['failed_inverses'] += 1
@@ -198,16 +205,49 @@ class KFACPreconditioner:
             return list(gradients)
         factor_a, factor_b = self._factors[layer.name]
         matrix = layer.to_matrix(gradients)
-        dtype, precise = matrix.dtype, sums_dtype(matrix.dtype)
-        # Inverses are at least in single precision, whatever the parameters are in.
-        if dtype != precise:
-            matrix = matrix.to(precise)
-        # Not `@`, which first looks for axes to broadcast: small layers pay for that.
-        if factor_b.inverse is not None:
-            matrix = torch.bmm(factor_b.inverse, matrix)
-        if factor_a.inverse is not None:
-            matrix = torch.bmm(matrix, factor_a.inverse)
-        return layer.from_matrix(matrix if dtype == precise else matrix.to(dtype))
+        return layer.from_matrix(
+            preconditioned(matrix, factor_a.inverse, factor_b.inverse)
+        )
+
+    @torch.no_grad()
+    def precondition_all(
+        self, gradients: Sequence[tuple[KFACLayer, Sequence[Tensor]]]
+    ) -> list[list[Tensor]]:
+        """Preconditions several layers, together where that is faster.
+
+        Args:
+          gradients: Layers, each with the gradients of its weight and, if it has one,
+            its bias.
+
+        Returns:
+          What `precondition` returns, for each layer.
+        """
+        given = {layer.name: parts for layer, parts in gradients}
+        together = [
+            layer
+            for layer, _ in gradients
+            if layer.name in self._factors and gains_from_stacks(layer)
+        ]
+        outcomes: dict[str, list[Tensor]] = {}
+        for stack in self._stacks_of(together):
+            found = stack.precondition([given[layer.name] for layer in stack.layers])
+            for layer, outcome in zip(stack.layers, found, strict=True):
+                outcomes[layer.name] = outcome
+        return [
+            outcomes[layer.name]
+            if layer.name in outcomes
+            else self.precondition(layer, parts)
+            for layer, parts in gradients
+        ]
+
+    def _stacks_of(self, layers: Sequence[KFACLayer]) -> list[Stack]:
+        names = tuple(layer.name for layer in layers)
+        if names not in self._stacks:
+            # Those of one set of layers at a time: it hardly ever changes, and each
+            # has joined inverses of its own.
+            factors = [self._factors[name] for name in names]
+            self._stacks = {names: make_stacks(layers, factors)}
+        return self._stacks[names]
 
     def curvature_scale(self, layer: KFACLayer) -> Tensor | None:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
@@ -264,7 +304,7 @@ class KFACPreconditioner:
                         'the model.'
                     )
             restored[name] = (factor_a, factor_b)
-        self._factors = restored
+        self._factors, self._stacks = restored, {}
         self._unreached = set(state_dict['unreached'])
         self.counters = dict(state_dict['counters'])
 
@@ -272,9 +312,11 @@ class KFACPreconditioner:
 def _sizes(
     statistics: Mapping[str, tuple[Tensor, Tensor]], usable: Tensor
 ) -> dict[str, tuple[float, float]]:
-    """Returns the mean eigenvalues of A and B, not finite if any entry is not.
+    """Returns the sizes of A and B, not finite if any entry is not.
 
-    All travel from the device together, since each transfer waits for it.
+    The size is the sum of all magnitudes divided by d, which is between the mean
+    eigenvalue and d times it. All travel from the device together, since each transfer
+    waits for it.
 
     Args:
       statistics: Layer name to A and B.
@@ -285,13 +327,11 @@ def _sizes(
     """
     if not statistics:
         return {}
-    sizes = [
-        # A sum is finite only if all entries are; adding 0 times it marks the size.
-        mean_eigenvalue(factor) + 0.0 * factor.sum()
-        for pair in statistics.values()
-        for factor in pair
-    ]
-    values = torch.cat([torch.stack(sizes), usable]).tolist()
+    factors = [factor for pair in statistics.values() for factor in pair]
+    sums = torch.stack(torch._foreach_norm(factors, ord=1))
+    values = torch.cat([sums, usable]).tolist()
+    for index, factor in enumerate(factors):
+        values[index] /= factor.shape[-1]
     n = len(statistics)
     return {
         name: (size_a, size_b)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import communication
 from .approximations import FactorSums
-from .factors import KroneckerFactor
+from .factors import KroneckerFactor, bias_corrected
 from .inverses import DampedInverse, damped_inverses
 from .kfac_layer import KFACLayer
 from .packing import pack_symmetric, packed_size, unpack_symmetric
@@ -134,7 +134,7 @@ def sharded_inverses(
     inverses = dict(
         zip(
             own,
-            damped_inverses([factors[i].bias_corrected() for i in own], damping),
+            damped_inverses(bias_corrected([factors[i] for i in own]), damping),
             strict=True,
         )
     )

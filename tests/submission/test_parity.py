@@ -18,6 +18,7 @@ from submission.jax import naming
 from submission.likelihood import Likelihood
 from submission.pytorch import labels as pytorch_labels
 from tests.workloads_overrides.double_precision import double_precision
+from tests.workloads_overrides.small_models import SmallGNN, SmallViT
 from workloads_overrides import flax_parameters
 from workloads_overrides.imagenet_vit_fashion_mnist import (
     jax_workload as jax_vit,
@@ -25,7 +26,6 @@ from workloads_overrides.imagenet_vit_fashion_mnist import (
 from workloads_overrides.imagenet_vit_fashion_mnist import (
     pytorch_workload as pytorch_vit,
 )
-from workloads_overrides.imagenet_vit_fashion_mnist.workload import ModelSize
 from workloads_overrides.ogbg_chembl import jax_workload as jax_gnn
 from workloads_overrides.ogbg_chembl import pytorch_workload as pytorch_gnn
 
@@ -43,16 +43,6 @@ HYPERPARAMETERS = {
     'statistics_interval': 5,
     'inverse_interval': 10,
 }
-
-
-class SmallGNN:
-    hidden_dims = (16,)
-    latent_dim = 16
-    num_message_passing_steps = 2
-
-
-class SmallViT:
-    model_size = ModelSize(width=16, depth=1, mlp_dim=24, num_heads=2, patch_size=7)
 
 
 class PyTorchGNN(SmallGNN, pytorch_gnn.OgbgChemblWorkload):

@@ -140,7 +140,8 @@ class ImagenetVitFashionMnistWorkload(
             logits_batch, label_batch, reduction='none', label_smoothing=label_smoothing
         )
         if mask_batch is None:
-            num_valid = torch.as_tensor(len(losses), device=losses.device)
+            # Filled on the device, so that no number has to travel there.
+            num_valid = torch.full((), len(losses), device=losses.device)
         else:
             losses = losses * mask_batch
             num_valid = mask_batch.sum()

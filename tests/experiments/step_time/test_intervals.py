@@ -13,8 +13,8 @@ class ScriptedRun:
     def warm_up(self):
         pass
 
-    def take(self, kind):
-        self.taken.append(kind)
+    def take(self, kind, number=1):
+        self.taken += [kind] * number
         return self._seconds[kind]
 
 

@@ -1,0 +1,119 @@
+"""Which layers are preconditioned together.
+
+An accelerator takes less time for the products of a small layer than the host takes to
+ask for them. There layers of equal shapes share one product. A CPU would only copy
+more.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .factors import KroneckerFactor
+from .kfac_layer import KFACLayer
+from .weight_sharing import sums_dtype
+
+Factors = tuple[KroneckerFactor, KroneckerFactor]
+
+
+class Stack:
+    """Layers of equal shapes, and their inverses one behind the other.
+
+    Attributes:
+      layers: The layers.
+    """
+
+    def __init__(self, layers: Sequence[KFACLayer], factors: Sequence[Factors]) -> None:
+        """Joins the inverses; those of the factors become parts of the joined ones.
+
+        Args:
+          layers: The layers.
+          factors: Factors A and B of each.
+        """
+        self.layers = list(layers)
+        self._inverse_a, self._inverse_b = (
+            _joined(side) for side in zip(*factors, strict=True)
+        )
+
+    def precondition(
+        self, gradients: Sequence[Sequence[Tensor]]
+    ) -> Iterator[list[Tensor]]:
+        """Yields the preconditioned gradients of each layer.
+
+        Args:
+          gradients: For each layer those of its weight and, if it has one, its bias.
+        """
+        shapes = self.layers[0]
+        parts = [torch.stack(part) for part in zip(*gradients, strict=True)]
+        matrices = shapes.to_matrix(parts).flatten(0, 1)
+        outcome = preconditioned(matrices, self._inverse_a, self._inverse_b)
+        outcome = outcome.unflatten(0, (len(self.layers), shapes.groups))
+        for layer_parts in zip(
+            *(part.unbind() for part in shapes.from_matrix(outcome)), strict=True
+        ):
+            yield list(layer_parts)
+
+
+def preconditioned(
+    matrices: Tensor, inverse_a: Tensor | None, inverse_b: Tensor | None
+) -> Tensor:
+    """Returns B**-1 G A**-1 for each of the matrices G.
+
+    Args:
+      matrices: Shape `[n, d_out, d_in]`.
+      inverse_a: Shape `[n, d_in, d_in]`; None leaves it out.
+      inverse_b: Shape `[n, d_out, d_out]`; None leaves it out.
+    """
+    dtype, precise = matrices.dtype, sums_dtype(matrices.dtype)
+    # Inverses are at least in single precision, whatever the parameters are in.
+    if dtype != precise:
+        matrices = matrices.to(precise)
+    # Not `@`, which first looks for axes to broadcast: small layers pay for that.
+    if inverse_b is not None:
+        matrices = torch.bmm(inverse_b, matrices)
+    if inverse_a is not None:
+        matrices = torch.bmm(matrices, inverse_a)
+    return matrices if dtype == precise else matrices.to(dtype)
+
+
+def gains_from_stacks(layer: KFACLayer) -> bool:
+    """Returns whether a layer is where one product is better than several."""
+    return not layer.weight.is_cpu
+
+
+def make_stacks(layers: Sequence[KFACLayer], factors: Sequence[Factors]) -> list[Stack]:
+    """Spreads layers over stacks.
+
+    Args:
+      layers: The layers.
+      factors: Factors A and B of each.
+    """
+    members: dict[object, list[int]] = {}
+    for index, (layer, sides) in enumerate(zip(layers, factors, strict=True)):
+        key = (
+            type(layer),
+            layer.weight.shape,
+            layer.weight.dtype,
+            layer.weight.device,
+            layer.groups,
+            layer.bias is None,
+            *(factor.inverse is None for factor in sides),
+        )
+        members.setdefault(key, []).append(index)
+    return [
+        Stack([layers[i] for i in indices], [factors[i] for i in indices])
+        for indices in members.values()
+    ]
+
+
+def _joined(factors: Sequence[KroneckerFactor]) -> Tensor | None:
+    inverses = [factor.inverse for factor in factors if factor.inverse is not None]
+    if len(inverses) < len(factors):
+        return None
+    joined = torch.cat(inverses)
+    parts = joined.split(len(inverses[0]))
+    for factor, part in zip(factors, parts, strict=True):
+        # Lest every inverse be there twice.
+        factor.inverse = part
+    return joined
