@@ -131,6 +131,7 @@ def run(
     validation_only: bool = False,
     step_limit: int | None = None,
     resume: bool,
+    save_checkpoints: bool = True,
 ) -> Record:
     """Trains a trial to the end of its schedule.
 
@@ -144,6 +145,7 @@ def run(
         is then the only one.
       step_limit: Steps after which to stop, should the schedule be longer.
       resume: Goes on with the files in `folder`; otherwise they are deleted.
+      save_checkpoints: Whether there will be files to go on with.
 
     Raises:
       ValueError: If the files in `folder` are of other hyperparameters.
@@ -170,6 +172,7 @@ def run(
             max_global_steps=steps if step_limit is None else min(steps, step_limit),
             eval_every_steps=eval_every_steps,
             num_threads=num_threads,
+            save_checkpoints=save_checkpoints,
             save_intermediate_checkpoints=False,
             stop_at_targets=stop_at_targets,
             validation_only=validation_only,

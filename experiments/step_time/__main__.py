@@ -9,13 +9,14 @@ memory, and writes them with all rounds to
 `experiments/results/step_time/<workload>_<framework>.json`, with plots beside it. Each
 part is written as it comes: a run that is killed loses at most the part under way, and
 the same command goes on with what is missing; `--report` measures nothing and writes
-tables and plots from what there is. The larger workloads need a smaller
-batch and fewer rounds on a CPU. How cost grows with size is measured by
-`python -m experiments.step_time.scaling`.
+tables and plots from what there is. `--parts` chooses some: `--parts=steps
+--parts=memory`. The larger workloads need a smaller batch and fewer rounds on a CPU.
+How cost grows with size is measured by `python -m experiments.step_time.scaling`.
 """
 
 import functools
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from absl import flags, logging
@@ -30,6 +31,8 @@ from workloads_overrides import registry
 from workloads_overrides.runner import frameworks
 from workloads_overrides.runner.submission_functions import batch_size_for
 
+PARTS = ('steps', 'breakdown', 'memory')
+
 
 def measure_all(
     workload_name: str,
@@ -38,6 +41,7 @@ def measure_all(
     rounds: int,
     num_threads: int | None,
     results: Results,
+    parts: Collection[str] = PARTS,
 ) -> None:
     """Measures what the results lack.
 
@@ -48,6 +52,7 @@ def measure_all(
       rounds: Rounds of the interval times, and steps of each kind for the parts.
       num_threads: Threads within an operation; None leaves the framework's choice.
       results: Where the results are and go.
+      parts: Which of `PARTS` to measure.
     """
 
     # Only made if a part is missing that needs them: in JAX they compile.
@@ -67,11 +72,13 @@ def measure_all(
             'seconds': seconds,
         }
 
-    results.ensure('steps', steps)
-    results.ensure(
-        'breakdown', lambda: breakdown.measure(framework_name, runs(), rounds)
-    )
-    for method in points():
+    if 'steps' in parts:
+        results.ensure('steps', steps)
+    if 'breakdown' in parts:
+        results.ensure(
+            'breakdown', lambda: breakdown.measure(framework_name, runs(), rounds)
+        )
+    for method in points() if 'memory' in parts else ():
         results.ensure(
             f'memory, {method}',
             functools.partial(
@@ -85,34 +92,41 @@ def measure_all(
         )
 
 
-def report(results: Results, title: str) -> str:
+def report(results: Results, title: str, parts: Collection[str] = PARTS) -> str:
     """Draws the plots and returns the tables.
 
+    Args:
+      results: The results.
+      title: Title of the plots.
+      parts: Which of `PARTS` to report.
+
     Raises:
-      ValueError: If a part is missing.
+      ValueError: If something is missing of these.
     """
-    parts, path = results.parts, results.path
-    memory_parts = {method: f'memory, {method}' for method in points()}
+    found, path = results.parts, results.path
+    names = {part: {part: part} for part in PARTS}
+    names['memory'] = {method: f'memory, {method}' for method in points()}
     missing = [
-        name
-        for name in ('steps', 'breakdown', *memory_parts.values())
-        if name not in parts
+        name for part in parts for name in names[part].values() if name not in found
     ]
     if missing:
         raise ValueError(f'{path} lacks {missing}; measure them, without --report.')
-    summary = parts['steps']['summary']
-    plots.plot_intervals(summary, title, path.with_name(f'{path.stem}_intervals.png'))
-    plots.plot_breakdown(
-        parts['breakdown'], title, path.with_name(f'{path.stem}_breakdown.png')
-    )
-    peaks = {method: parts[name] for method, name in memory_parts.items()}
-    return '\n\n'.join(
-        [
-            tables.of_steps(summary, parts['steps']['compilation_seconds']),
-            tables.of_breakdown(parts['breakdown']),
-            tables.of_memory(peaks),
-        ]
-    )
+    text = []
+    if 'steps' in parts:
+        steps = found['steps']
+        plots.plot_intervals(
+            steps['summary'], title, path.with_name(f'{path.stem}_intervals.png')
+        )
+        text.append(tables.of_steps(steps['summary'], steps['compilation_seconds']))
+    if 'breakdown' in parts:
+        plots.plot_breakdown(
+            found['breakdown'], title, path.with_name(f'{path.stem}_breakdown.png')
+        )
+        text.append(tables.of_breakdown(found['breakdown']))
+    if 'memory' in parts:
+        peaks = {method: found[name] for method, name in names['memory'].items()}
+        text.append(tables.of_memory(peaks))
+    return '\n\n'.join(text)
 
 
 def define_flags() -> None:
@@ -132,6 +146,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_string(
         'output_dir', 'experiments/results/step_time', 'Where results go.'
+    )
+    flags.DEFINE_multi_enum(
+        'parts', list(PARTS), PARTS, 'What to measure and report; may be repeated.'
     )
     flags.DEFINE_bool('report', False, 'Print tables and draw plots only.')
 
@@ -162,9 +179,11 @@ def main() -> None:
             values.rounds,
             values.num_threads,
             results,
+            values.parts,
         )
     batch_size = results.conditions['batch_size']
-    print(report(results, f'{workload_name}, {framework_name}, batch of {batch_size}'))
+    title = f'{workload_name}, {framework_name}, batch of {batch_size}'
+    print(report(results, title, values.parts))
     print(f'\nWritten to {path}')
 
 

@@ -64,6 +64,11 @@ def define_flags() -> None:
     flags.DEFINE_string(
         'folder', 'runs/time_to_target', "Folder of the runner's files."
     )
+    flags.DEFINE_bool(
+        'checkpoints',
+        True,
+        'Let trials under way go on after a kill; those of large models take long.',
+    )
     flags.DEFINE_bool('step_times', False, 'Measure the seconds of a step instead.')
     flags.DEFINE_integer('rounds', 10, 'Rounds of that measurement.', 1)
     flags.DEFINE_bool('report', False, 'Write tables and plots only.')
@@ -192,6 +197,7 @@ def main() -> None:
             eval_every_steps=given.eval_every_steps,
             processes=given.processes,
             num_threads=given.num_threads,
+            save_checkpoints=given.checkpoints,
         )
     text = report(name, framework, folder)
     print(text)

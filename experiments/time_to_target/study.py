@@ -99,10 +99,12 @@ def run_studies(
     eval_every_steps: int,
     processes: int,
     num_threads: int,
+    save_checkpoints: bool = True,
 ) -> None:
     """Trains all pending trials; each record is appended to `path` as a trial ends.
 
     A run that is killed loses nothing: trials under way go on from their checkpoints.
+    Without these they begin anew.
 
     Args:
       studies: The studies; the trials of each train one after the other.
@@ -112,6 +114,7 @@ def run_studies(
       eval_every_steps: Steps between evaluations.
       processes: Trials at once.
       num_threads: Threads of each.
+      save_checkpoints: Whether to save any, at each evaluation.
     """
     waiting = collections.deque(study for study in studies if study.pending)
     total = sum(len(study.pending) for study in waiting)
@@ -133,6 +136,7 @@ def run_studies(
                 validation_only=True,
                 step_limit=study.best_steps,
                 resume=True,
+                save_checkpoints=save_checkpoints,
             )
             running[future] = study
 

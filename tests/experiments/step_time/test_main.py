@@ -51,6 +51,15 @@ def test_measures_writes_and_reports(tmp_path, monkeypatch):
     ]
 
 
+def test_parts_can_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, 'measure', lambda *_: {'peak_mib': 3.0})
+    results = Results.open(tmp_path / 'some_pytorch.json', {})
+    step_time.measure_all(WORKLOAD, 'pytorch', 4, 1, 1, results, ['memory'])
+    assert list(results.parts) == [f'memory, {method}' for method in points()]
+    assert '3.0' in step_time.report(results, 'Some workload', ['memory'])
+    assert [path.name for path in tmp_path.iterdir()] == ['some_pytorch.json']
+
+
 def test_report_names_what_is_missing(tmp_path):
     results = Results(tmp_path / 'some.json', {}, {'steps': {}})
     with pytest.raises(ValueError, match=r"some\.json lacks \['breakdown', 'memory, n"):
