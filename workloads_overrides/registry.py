@@ -42,6 +42,9 @@ WORKLOADS: dict[str, Entry] = {
     'imagenet_vit_fashion_mnist': _in_both(
         'imagenet_vit_fashion_mnist', 'ImagenetVitFashionMnistWorkload'
     ),
+    'imagenet_vit_fashion_mnist_wide': _in_both(
+        'imagenet_vit_fashion_mnist', 'ImagenetVitFashionMnistWideWorkload'
+    ),
     'imagenet_vit_fashion_mnist_s16': _in_both(
         'imagenet_vit_fashion_mnist', 'ImagenetVitFashionMnistS16Workload'
     ),

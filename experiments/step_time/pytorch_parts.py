@@ -50,7 +50,7 @@ _FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
     (KFACPreconditioner, 'capture', 'factors'),
     (KFACPreconditioner, 'update_factors', 'factors'),
     (KFACPreconditioner, 'update_inverses', 'inverses'),
-    (KFACPreconditioner, 'precondition', 'preconditioning'),
+    (KFACPreconditioner, 'precondition_all', 'preconditioning'),
     (FirstOrderOptimizer, 'zero_grad', 'first-order rule'),
     (FirstOrderOptimizer, 'step', 'first-order rule'),
 )

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from .matmul_precision import matmul_precision
 
-# Equal shapes are inverted together up to this size. It is small matrices that gain
-# from company; large ones would only take memory.
-_MAX_STACKED_ELEMENTS = 2**22
+# Equal shapes are inverted together up to this size. On a CPU it is small matrices that
+# gain from company; large ones would only take memory. An accelerator inverts 12 of
+# 1537 rows together in half the time that it takes for one after the other.
+_MAX_STACKED_ON_CPU = 2**22
+_MAX_STACKED_ON_ACCELERATORS = 2**25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +79,10 @@ def _stacks(factors: Sequence[Tensor]) -> Iterator[list[int]]:
     by_shape: dict[tuple[torch.Size, torch.dtype], list[int]] = {}
     for index, factor in enumerate(factors):
         by_shape.setdefault((factor.shape, factor.dtype), []).append(index)
+    on_cpu = all(factor.is_cpu for factor in factors)
+    most = _MAX_STACKED_ON_CPU if on_cpu else _MAX_STACKED_ON_ACCELERATORS
     for (shape, _), indices in by_shape.items():
-        length = max(_MAX_STACKED_ELEMENTS // shape.numel(), 1)
+        length = max(most // shape.numel(), 1)
         for start in range(0, len(indices), length):
             yield indices[start : start + length]
 

@@ -95,7 +95,7 @@ class TestManyFactors:
 
     @pytest.mark.parametrize('limit', [1, 50, 2**24], ids=['one', 'two', 'all'])
     def test_each_as_if_alone(self, limit, monkeypatch):
-        monkeypatch.setattr(inverses, '_MAX_STACKED_ELEMENTS', limit)
+        monkeypatch.setattr(inverses, '_MAX_STACKED_ON_CPU', limit)
         factors = self._factors()
         found = damped_inverses(factors, 0.1)
         for factor, one in zip(factors, found, strict=True):

@@ -14,6 +14,7 @@ from workloads_overrides.imagenet_vit_fashion_mnist import dataset
 from workloads_overrides.imagenet_vit_fashion_mnist.jax_model import ViT
 from workloads_overrides.imagenet_vit_fashion_mnist.workload import (
     S_SIZE,
+    WIDE_SIZE,
     BaseImagenetVitFashionMnistWorkload,
     ModelSize,
 )
@@ -128,6 +129,15 @@ class ImagenetVitFashionMnistWorkload(JaxWorkload, BaseImagenetVitFashionMnistWo
         del rng
         # Sums over batches are taken in double precision.
         return np.asarray(self._jitted_evaluate_batch(params, batch), np.float64)
+
+
+class ImagenetVitFashionMnistWideWorkload(ImagenetVitFashionMnistWorkload):
+    """The same images with the width of AlgoPerf's ViT-Ti/16 and half its depth."""
+
+    @property
+    def model_size(self) -> ModelSize:
+        """Sizes between those of a CPU and of the S variant."""
+        return WIDE_SIZE
 
 
 class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):

@@ -16,6 +16,7 @@ from workloads_overrides.imagenet_vit_fashion_mnist.image_batches import (
 from workloads_overrides.imagenet_vit_fashion_mnist.pytorch_model import ViT
 from workloads_overrides.imagenet_vit_fashion_mnist.workload import (
     S_SIZE,
+    WIDE_SIZE,
     BaseImagenetVitFashionMnistWorkload,
     ModelSize,
 )
@@ -166,6 +167,15 @@ class ImagenetVitFashionMnistWorkload(
         loss = self.loss_fn(targets, logits, weights)
         num_correct = ((logits.argmax(dim=1) == targets) * weights).sum()
         return torch.stack([num_correct, loss['summed'], loss['n_valid_examples']])
+
+
+class ImagenetVitFashionMnistWideWorkload(ImagenetVitFashionMnistWorkload):
+    """The same images with the width of AlgoPerf's ViT-Ti/16 and half its depth."""
+
+    @property
+    def model_size(self) -> ModelSize:
+        """Sizes between those of a CPU and of the S variant."""
+        return WIDE_SIZE
 
 
 class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):

@@ -39,6 +39,7 @@ class ModelSize:
 
 # Patches of 4 cut an image into 49 tokens.
 CPU_SIZE = ModelSize(width=48, depth=3, mlp_dim=192, num_heads=3, patch_size=4)
+WIDE_SIZE = ModelSize(width=192, depth=6, mlp_dim=768, num_heads=3, patch_size=4)
 S_SIZE = ModelSize(width=384, depth=12, mlp_dim=1536, num_heads=6, patch_size=4)
 
 

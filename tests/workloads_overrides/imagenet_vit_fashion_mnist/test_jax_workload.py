@@ -13,7 +13,7 @@ from workloads_overrides.imagenet_vit_fashion_mnist import (
 
 KEY = jax.random.PRNGKey(0)
 TRAIN = spec.ForwardPassMode.TRAIN
-NAMES = ['ImagenetVitFashionMnistWorkload', 'ImagenetVitFashionMnistS16Workload']
+NAMES = [f'ImagenetVitFashionMnist{size}Workload' for size in ('', 'Wide', 'S16')]
 
 
 @pytest.fixture(scope='module')

@@ -8,6 +8,7 @@ from torch.nn import functional
 from workloads_overrides import random_utils
 from workloads_overrides.imagenet_vit_fashion_mnist.pytorch_workload import (
     ImagenetVitFashionMnistS16Workload,
+    ImagenetVitFashionMnistWideWorkload,
     ImagenetVitFashionMnistWorkload,
     parameter_type,
 )
@@ -79,6 +80,14 @@ def test_s16_parameters():
     assert dict(workload.param_shapes) == s16_parameter_shapes()
     blocks = model.encoder.net
     assert {block.self_attention1.num_heads for block in blocks} == {6}
+
+
+def test_wide_parameters():
+    workload = ImagenetVitFashionMnistWideWorkload()
+    model, _ = workload.init_model_fn(KEY)
+    assert workload.param_shapes['conv_patch_extract.weight'][0] == 192
+    blocks = model.encoder.net
+    assert [block.self_attention1.num_heads for block in blocks] == [3] * 6
 
 
 def test_default_size(workload):
