@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from ..rows import AmbiguousRowsError
 from .approximations import ExpandSums, FactorSums, ReduceSums
@@ -172,6 +172,10 @@ class Capture:
     def backward_to_layers(self, outputs: Tensor, output_gradients: Tensor) -> None:
         """Back-propagates to the layers' outputs only, not to the parameters.
 
+        The gradient of an output is used as it passes by, on the way to others, and
+        then freed. Only those where a path ends are asked for: all together they take
+        as much memory as the outputs.
+
         Args:
           outputs: The model's output; its graph is kept.
           output_gradients: Gradient of a loss with respect to `outputs`.
@@ -179,14 +183,21 @@ class Capture:
         self._forward_is_over = True
         if not self._edges:
             return
-        gradients = torch.autograd.grad(
-            outputs,
-            [output.edge for output in self._edges],
-            output_gradients,
-            retain_graph=True,
-            allow_unused=True,
-        )
-        for output, gradient in zip(self._edges, gradients, strict=True):
+        ends = _ends_of_paths([output.edge.node for output in self._edges])
+        last = [output for output in self._edges if output.edge.node in ends]
+        with contextlib.ExitStack() as hooks:
+            for output in self._edges:
+                if output.edge.node not in ends:
+                    hook = functools.partial(self._backward_hook, output)
+                    hooks.callback(output.edge.node.register_prehook(hook).remove)
+            gradients = torch.autograd.grad(
+                outputs,
+                [output.edge for output in last],
+                output_gradients,
+                retain_graph=True,
+                allow_unused=True,
+            )
+        for output, gradient in zip(last, gradients, strict=True):
             if gradient is not None:
                 self._add(output, gradient)
 
@@ -202,6 +213,30 @@ class Capture:
             if layer_sums is not None and layer.name not in self.errors:
                 sums[layer.name] = layer_sums.to(sums_dtype(layer.weight.dtype))
         return sums
+
+
+def _ends_of_paths(nodes: Sequence[Node]) -> set[Node]:
+    """Returns those from which a backward pass comes to none of the others.
+
+    Args:
+      nodes: Nodes of autograd's graph.
+    """
+    among = set(nodes)
+    # Whether a backward pass from a node comes to one of them; the keys keep the
+    # nodes' objects, which are not the same ones when they are made again.
+    leads: dict[Node, bool] = {}
+    for start in nodes:
+        stack = [start]
+        while stack:
+            node = stack[-1]
+            following = [child for child, _ in node.next_functions if child is not None]
+            unknown = [child for child in following if child not in leads]
+            if node not in leads and unknown:
+                stack += unknown
+                continue
+            stack.pop()
+            leads[node] = any(child in among or leads[child] for child in following)
+    return {node for node in among if not leads[node]}
 
 
 def _own_precision(values: Tensor) -> contextlib.AbstractContextManager[None]:

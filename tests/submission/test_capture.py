@@ -453,3 +453,54 @@ class TestAmbiguousRows:
             assert f'layer {name}' in message
             assert '7 rows' in message
         assert preconditioner.counters['factor_updates'] == 2
+
+
+class _Branches(nn.Module):
+    """Two branches with a layer each behind a common one, and one of its own input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(D, 6)
+        self.left = nn.Linear(6, 6)
+        self.right = nn.Linear(6, 6)
+        self.aside = nn.Linear(D, 6)
+        self.head = nn.Linear(6, 3)
+        self.unused = nn.Linear(D, 3)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        self.unused(x)
+        branches = torch.tanh(self.left(hidden)) * self.right(hidden)
+        return self.head(branches + torch.tanh(self.aside(x))).sum(1)
+
+
+@both
+def test_gradients_that_others_lead_past_are_not_asked_for(approximation, monkeypatch):
+    """Held all at once they would take as much memory as the layers' outputs."""
+    torch.manual_seed(0)
+    model, batch = _Branches().double(), batch_of(double(N, R, D))
+    asked = []
+    grad = torch.autograd.grad
+
+    def recorded(outputs, inputs, *args, **kwargs):
+        asked.append(len(inputs))
+        return grad(outputs, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, 'grad', recorded)
+    sums = _by_cotangent(model, batch, approximation)
+    # Where the two inputs of the sum come from, and what leads nowhere.
+    assert asked == [3]
+    assert set(sums) == {'first', 'left', 'right', 'aside', 'head'}
+    _assert_same(sums, _empirical(model, batch, approximation))
+
+
+def test_hooks_of_the_pass_to_the_layers_are_gone_after_it():
+    torch.manual_seed(0)
+    model, batch = _Branches().double(), batch_of(double(N, R, D))
+    with _capture(model, batch) as capture:
+        outputs = model(batch['inputs'])
+        capture.backward_to_layers(outputs, _cotangent(outputs))
+        before = {name: found.gradients for name, found in capture.sums().items()}
+        outputs.square().sum().backward()
+    for name, found in capture.sums().items():
+        assert torch.equal(found.gradients, before[name])
