@@ -60,6 +60,7 @@ _ALLOWED = {
     'weight_decay': _NON_NEGATIVE,
     'warmup_factor': _FRACTION,
     'step_hint_factor': _POSITIVE,
+    'fan_in_exponent': _NON_NEGATIVE,
     'dropout_rate': _FRACTION,
     'label_smoothing': _FRACTION,
     'grad_clip': _POSITIVE,
@@ -85,6 +86,8 @@ class Settings:
       warmup_factor: Share of the schedule spent warming up.
       step_hint_factor: Length of the schedule as a multiple of the workload's
         `step_hint`.
+      fan_in_exponent: How the learning rate of K-FAC's layers falls with the number of
+        their inputs: by (64 / inputs) ** fan_in_exponent for more than 64.
       dropout_rate: Dropout of the model, where it has any; None leaves the
         workload's own default.
       label_smoothing: Passed to the workload's loss.
@@ -121,6 +124,7 @@ class Settings:
     weight_decay: float = 0.2
     warmup_factor: float = 0.05
     step_hint_factor: float = 0.5
+    fan_in_exponent: float = 0.0
     dropout_rate: float | None = 0.0
     label_smoothing: float = 0.0
     grad_clip: float | None = None

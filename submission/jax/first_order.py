@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..fan_in import learning_rate_scale
 from ..settings import Settings
 from .moments import MomentsState, scale_by_nadam, scale_by_nesterov
 from .naming import flatten, unflatten
@@ -47,6 +48,12 @@ class FirstOrderOptimizer:
         self._nesterov = scale_by_nesterov(beta1)
         layers = [] if preconditioner is None else preconditioner.layers
         self._in_layers = {name for layer in layers for name in layer.parameter_names}
+        # What the learning rate of a parameter is multiplied with.
+        self._scales = {
+            name: learning_rate_scale(layer.fan_in, settings.fan_in_exponent)
+            for layer in layers
+            for name in layer.parameter_names
+        }
 
     def _adaptive(self, named: Mapping[str, jax.Array]) -> Named:
         """Picks the parameters whose update NAdamW makes or scales."""
@@ -103,6 +110,12 @@ class FirstOrderOptimizer:
             factor = jnp.minimum(settings.grad_clip / (norm + 1e-6), 1.0)
             named = {name: gradient * factor for name, gradient in named.items()}
         updates, nadamw, momentum = self._updates(named, state, kfac_state)
+        updates = {
+            name: update * scale
+            if (scale := self._scales.get(name, 1.0)) < 1.0
+            else update
+            for name, update in updates.items()
+        }
         decay = 1.0 - learning_rate * settings.weight_decay
         now = flatten(params)
         stepped = {

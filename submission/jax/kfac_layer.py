@@ -43,6 +43,11 @@ class KFACLayer:
         names = ['kernel', 'bias'] if self.has_bias else ['kernel']
         self.parameter_names = [f'{name}/{n}' if name else n for n in names]
 
+    @property
+    def fan_in(self) -> int:
+        """Number of inputs of each output, the bias not counted."""
+        return self.input_dim - self.has_bias
+
     def input_rows(
         self, inputs: jax.Array, sum_positions: bool
     ) -> tuple[jax.Array, int]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..fan_in import learning_rate_scale
 from ..settings import Settings
 from .kfac_layer import KFACLayer
 from .moments import Moments
@@ -47,6 +48,14 @@ class FirstOrderOptimizer:
             name for name in everything if rule != 'momentum' or name not in in_layers
         ]
         followed = [name for name in everything if name in in_layers]
+        # What the learning rate of a parameter is multiplied with, where not by 1.
+        self._scales = {
+            name: scale
+            for layer in layers
+            for name in layer.parameter_names
+            if (scale := learning_rate_scale(layer.fan_in, settings.fan_in_exponent))
+            < 1.0
+        }
         if not self._parameters:
             raise ValueError(
                 'The model has no parameter to train: all of its '
@@ -95,6 +104,12 @@ class FirstOrderOptimizer:
             factor = (settings.grad_clip / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(values, factor)
         updates = self._updates(gradients, finite)
+        smaller = [name for name in updates if name in self._scales]
+        if smaller:
+            torch._foreach_mul_(
+                [updates[name] for name in smaller],
+                [self._scales[name] for name in smaller],
+            )
         parameters: list[Tensor] = [self._parameters[name] for name in updates]
         decay = torch.ones((), dtype=parameters[0].dtype, device=norm.device)
         decay.masked_fill_(finite, 1.0 - learning_rate * settings.weight_decay)

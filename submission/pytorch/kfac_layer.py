@@ -44,6 +44,11 @@ class KFACLayer:
         """Weight and bias, in the order of `parameter_names`."""
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
+    @property
+    def fan_in(self) -> int:
+        """Number of inputs of each output, the bias not counted."""
+        return self.input_dim - (self.bias is not None)
+
     def input_rows(
         self, inputs: Tensor, sum_positions: bool, output_shape: Sequence[int]
     ) -> tuple[Tensor, int]:

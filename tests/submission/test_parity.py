@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from submission import jax_submission, pytorch_submission
+from submission import fan_in, jax_submission, pytorch_submission
 from submission.jax import labels as jax_labels
 from submission.jax import naming
 from submission.likelihood import Likelihood
@@ -350,6 +350,16 @@ def test_parameters_agree_after_training(
         expected = parameter.detach()
         assert relative_error(expected, before[name]) > 1e-3, name
         assert relative_error(found[name], expected.numpy()) < 1e-6, name
+
+
+def test_parameters_agree_where_wide_layers_learn_less(monkeypatch):
+    monkeypatch.setattr(fan_in, 'REFERENCE_FAN_IN', 8)
+    pair = Pair('vit', approximation='reduce', fan_in_exponent=1.0)
+    for global_step in range(4):
+        pair.step(global_step)
+    found = pair.to_pytorch(pair.params)
+    for name, parameter in pair.model.named_parameters():
+        assert relative_error(found[name], parameter.detach().numpy()) < 1e-6, name
 
 
 @pytest.mark.parametrize('workload', ['gnn', 'vit'])
