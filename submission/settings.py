@@ -148,12 +148,21 @@ class Settings:
             )
 
     @classmethod
+    def self_tuning(cls) -> Self:
+        """Returns the settings of the self-tuning ruleset, the same for all workloads.
+
+        They are the defaults, found on narrow models, at learning rates that suit wide
+        ones too.
+        """
+        return cls(fan_in_exponent=1.0)
+
+    @classmethod
     def from_hyperparameters(cls, hyperparameters: Any) -> Self:
         """Checks the hyperparameters of a trial.
 
         Args:
           hyperparameters: A named tuple or a mapping, or None under the
-            self-tuning ruleset, which gets the defaults.
+            self-tuning ruleset.
 
         Returns:
           The settings, missing optional keys at their defaults.
@@ -163,7 +172,7 @@ class Settings:
           TypeError: For a value of the wrong type.
         """
         if hyperparameters is None:
-            return cls()
+            return cls.self_tuning()
         given: dict[str, Any] = (
             dict(hyperparameters)
             if isinstance(hyperparameters, Mapping)

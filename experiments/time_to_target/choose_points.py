@@ -7,10 +7,14 @@ Example::
 The candidates are the points of K-FAC-expand and K-FAC-reduce in
 `experiments/time_to_target/search_spaces/`. A set of five is as good as the geometric
 mean, over workloads and seeds, of the fewest steps in which one of the set reached the
-target. The first point is the submission's defaults, which the self-tuning ruleset
-uses; of the rest all combinations are compared, and they are written in the order in
-which each adds most. It trains nothing: records come from
-`python -m experiments.time_to_target`.
+target. The first point is the submission's defaults; of the rest all combinations are
+compared, and they are written in the order in which each adds most. It trains nothing:
+records come from `python -m experiments.time_to_target`.
+
+These workloads' models are narrow, and AlgoPerf's are not. So the points are written
+with a `fan_in_exponent`, which lets learning rates carry over: 1 for the first, which
+the self-tuning ruleset uses, and 0.5 and 1 in turn for the others, since how much
+smaller a rate should be differs between models.
 
 A trial that was ended because another of its study was sooner could have reached the
 target from its next evaluation on, or never. The choice takes the worst, that it counts
@@ -35,6 +39,7 @@ from submission.settings import Settings
 from workloads_overrides import registry
 
 _CANDIDATES = ('kfac_expand', 'kfac_reduce')
+_FAN_IN_EXPONENTS = (1.0, 0.5)
 
 Point = Mapping[str, Any]
 # Of each workload and seed: steps to the target by the candidate's number.
@@ -214,7 +219,12 @@ def main() -> None:
         for number in better:
             print(json.dumps(candidates[number]))
     output = pathlib.Path(given.output)
-    points = [dict(candidates[number]) for number in chosen]
+    points = [
+        {**candidates[number], 'fan_in_exponent': exponent}
+        for number, exponent in zip(
+            chosen, itertools.cycle(_FAN_IN_EXPONENTS), strict=False
+        )
+    ]
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(points, indent=2) + '\n')
     print(f'Written to {output}')

@@ -16,7 +16,8 @@ def _settings(**changes):
 
 
 def test_no_hyperparameters_mean_the_defaults():
-    assert Settings.from_hyperparameters(None) == Settings()
+    found = Settings.from_hyperparameters(None)
+    assert found == Settings.self_tuning() == Settings(fan_in_exponent=1.0)
 
 
 def test_named_tuple_and_mapping():

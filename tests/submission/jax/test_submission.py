@@ -130,7 +130,7 @@ class TestTraining:
     def test_self_tuning_ruleset(self):
         """No hyperparameters at all."""
         (_, steps), *_ = init(TinyWorkload(), None)
-        assert steps.settings == Settings()
+        assert steps.settings == Settings.self_tuning()
 
     def test_padding_examples_change_nothing(self):
         workload, point = TinyWorkload(), hyperparameters(fisher_type='empirical')

@@ -1,0 +1,154 @@
+r"""Trains at the points of `tuning_search_space.json`, and at other learning rates.
+
+Example::
+
+    python -m experiments.wide_models --workload=imagenet_vit_fashion_mnist_wide
+
+The learning rates of the experiments were found on narrow models. Here a wider one is
+trained at the first point of K-FAC-reduce, with the same rate in all of its layers, at
+shares of that rate, at the points that AlgoPerf gets, whose rates fall with the number
+of the inputs of a layer, and by the tuned NAdamW reference at shares of its rate, each
+until it reaches the target.
+
+Records go to `results/wide_models/<workload>_pytorch.jsonl` as they come; what is
+recorded is not trained again. Prints a Markdown table, with a row for each point that
+has been trained with all seeds and one for the best of the five.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from experiments import command, compare, text_tables, trials
+from experiments.seeds import parse_seeds
+from experiments.steps_to_target import format_steps
+from experiments.time_to_target import scores
+from experiments.time_to_target.methods import METHODS
+from experiments.trials import Record, Trial
+from submission.settings import Settings
+from workloads_overrides import registry
+
+RESULTS = pathlib.Path(__file__).parent / 'results' / 'wide_models'
+SEARCH_SPACE = pathlib.Path(__file__).parent.parent / 'tuning_search_space.json'
+_SHARES = {'': 1.0, ', half the rate': 0.5, ', a quarter of the rate': 0.25}
+_BEST = 'best of the five of each seed'
+
+Points = Mapping[str, Mapping[str, Any]]
+
+
+def tuning_points() -> Points:
+    """Returns the points of `tuning_search_space.json` by what they are."""
+    return {
+        f'point {number} of five': point
+        for number, point in enumerate(json.loads(SEARCH_SPACE.read_text()), start=1)
+    }
+
+
+def all_points(workload: str) -> Points:
+    """Returns what to train by what it is.
+
+    Args:
+      workload: Name of the workload.
+    """
+    bases = {
+        'NAdamW': compare.hyperparameters_of('nadamw', workload),
+        'K-FAC-reduce': METHODS['kfac_reduce'].points[0],
+    }
+    shares = {
+        f'{name}{title}': {**base, 'learning_rate': share * base['learning_rate']}
+        for name, base in bases.items()
+        for title, share in _SHARES.items()
+    }
+    return {**shares, **tuning_points()}
+
+
+def trial_of(point: Mapping[str, Any], workload: str, seed: int) -> Trial:
+    """Returns the trial of a point with a seed."""
+    approximation = Settings.from_hyperparameters(point).approximation
+    method = 'nadamw' if approximation == 'none' else f'kfac_{approximation}'
+    return Trial(method, workload, 'pytorch', point, seed)
+
+
+def format_table(
+    records: Sequence[Record], workload: str, seeds: Sequence[int], target: float
+) -> str:
+    """Formats the steps to the target, the median and those of each seed.
+
+    Args:
+      records: What has been recorded.
+      workload: Name of the workload.
+      seeds: The seeds.
+      target: The validation target.
+
+    Raises:
+      ValueError: If no point has been trained with all of the seeds.
+    """
+    found = {record.trial.key: record for record in records}
+    rows, of_five = [], []
+    for name, point in all_points(workload).items():
+        keys = [trial_of(point, workload, seed).key for seed in seeds]
+        if not all(key in found for key in keys):
+            continue
+        runs = [found[key] for key in keys]
+        rate = f'{point["learning_rate"]:g}'
+        exponent = f'{Settings.from_hyperparameters(point).fan_in_exponent:g}'
+        rows.append([name, rate, exponent, format_steps(runs, target)])
+        if name in tuning_points():
+            of_five.append(runs)
+    if not rows:
+        raise ValueError(
+            f'No point has been trained on {workload} with all of the seeds '
+            f'{", ".join(map(str, seeds))}; train first, without --report.'
+        )
+    if of_five:
+        best = [scores.best_of(runs, target) for runs in zip(*of_five, strict=True)]
+        rows.append([_BEST, '', '', format_steps(best, target)])
+    header = ['Trained', 'learning rate', 'fan_in_exponent', 'steps to the target']
+    return text_tables.markdown(header, rows)
+
+
+def define_flags() -> None:
+    """Defines the flags; several modules here have flags of the same names."""
+    flags.DEFINE_string(
+        'workload', 'imagenet_vit_fashion_mnist_wide', 'Name of the workload.'
+    )
+    flags.DEFINE_list('seeds', ['0'], 'Seeds to train each point with.')
+    flags.DEFINE_integer('eval_every_steps', 25, 'Steps between evaluations.', 1)
+    flags.DEFINE_integer('processes', 2, 'Trials at once.', 1)
+    flags.DEFINE_string('output_dir', str(RESULTS), 'Folder of the results.')
+    flags.DEFINE_string('folder', 'runs/wide_models', "Folder of the runner's files.")
+    flags.DEFINE_bool('report', False, 'Print the table only.')
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    given = flags.FLAGS
+    name, seeds = given.workload, parse_seeds(given.seeds)
+    target = registry.load_workload(name, 'pytorch').validation_target_value
+    path = pathlib.Path(given.output_dir) / f'{name}_pytorch.jsonl'
+    records = trials.load_records(path)
+    if not given.report:
+        done = {record.trial.key for record in records}
+        wanted = [
+            trial_of(point, name, seed)
+            for point in all_points(name).values()
+            for seed in seeds
+        ]
+        records += trials.train(
+            [trial for trial in wanted if trial.key not in done],
+            path,
+            pathlib.Path(given.folder) / f'{name}_pytorch',
+            eval_every_steps=given.eval_every_steps,
+            processes=given.processes,
+            stop_at_targets=True,
+            validation_only=True,
+        )
+    print(format_table(records, name, seeds, target))
+
+
+if __name__ == '__main__':
+    define_flags()
+    command.run(main)
