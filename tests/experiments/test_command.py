@@ -97,7 +97,7 @@ FLAGS = {
         (set_targets, {'seeds': 1}, UNKNOWN),
         (compare, {}, UNKNOWN),
         (peers, {}, UNKNOWN),
-        (step_time, {}, UNKNOWN),
+        (step_time, {'parts': step_time.PARTS}, UNKNOWN),
         (peers, {'report': True}, 'nosuch_pytorch.json: there are no results'),
         (step_time, {'report': True}, 'nosuch_pytorch.json: there are no results'),
         (communication, {}, UNKNOWN),
