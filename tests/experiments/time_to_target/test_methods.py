@@ -45,7 +45,8 @@ def test_fewer_positions_are_the_only_change():
     assert points == list(methods.METHODS['kfac_expand'].points)
 
 
-def test_the_wider_search_is_as_wide_for_every_method():
+def test_the_wider_search_gives_rivals_as_many_points_as_kfac():
+    fewest = len(methods.WIDER['kfac_reduce'].points)
     for name, method in methods.WIDER.items():
         five = list(methods.METHODS[name].points)
         assert list(method.points[: methods.TRIALS]) == five
@@ -54,7 +55,7 @@ def test_the_wider_search_is_as_wide_for_every_method():
             kind.from_hyperparameters(as_hyperparameters(dict(point)))
             for point in method.points
         }
-        assert len(points) == len(method.points) == methods.TRIALS + 8
+        assert len(points) == len(method.points) >= fewest == methods.TRIALS + 8
 
 
 def test_unequal_budgets_are_refused(tmp_path, monkeypatch):

@@ -80,9 +80,13 @@ def test_times_of_another_machine_are_not_mixed(measure, monkeypatch):
     assert found.costs == {'nadamw': StepSeconds(0.1)}
 
 
-@pytest.mark.parametrize('path', sorted(RESULTS.iterdir()), ids=lambda path: path.name)
-def test_committed_times_are_read(path):
-    assert step_times.load(path).costs['nadamw'].per_step > 0
+@pytest.mark.parametrize(
+    'folder',
+    sorted(path.parent for path in RESULTS.glob('*/step_times.json')),
+    ids=lambda folder: folder.name,
+)
+def test_committed_times_are_read(folder):
+    assert step_times.load(folder).costs['nadamw'].per_step > 0
 
 
 def test_cost_until_a_step():
