@@ -17,8 +17,7 @@ has been trained with all seeds and one for the best of the five.
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -27,7 +26,8 @@ from experiments.seeds import parse_seeds
 from experiments.steps_to_target import format_steps
 from experiments.time_to_target import scores
 from experiments.time_to_target.methods import METHODS
-from experiments.trials import Record, Trial
+from experiments.trials import Record
+from experiments.variations.points import Point
 from submission.settings import Settings
 from workloads_overrides import registry
 
@@ -36,19 +36,17 @@ SEARCH_SPACE = pathlib.Path(__file__).parent.parent / 'tuning_search_space.json'
 _SHARES = {'': 1.0, ', half the rate': 0.5, ', a quarter of the rate': 0.25}
 _BEST = 'best of the five of each seed'
 
-Points = Mapping[str, Mapping[str, Any]]
 
-
-def tuning_points() -> Points:
-    """Returns the points of `tuning_search_space.json` by what they are."""
-    return {
-        f'point {number} of five': point
+def tuning_points() -> list[Point]:
+    """Returns the points of `tuning_search_space.json`."""
+    return [
+        Point(f'point {number} of five', point)
         for number, point in enumerate(json.loads(SEARCH_SPACE.read_text()), start=1)
-    }
+    ]
 
 
-def all_points(workload: str) -> Points:
-    """Returns what to train by what it is.
+def all_points(workload: str) -> list[Point]:
+    """Returns what to train, the points of `tuning_search_space.json` last.
 
     Args:
       workload: Name of the workload.
@@ -57,19 +55,14 @@ def all_points(workload: str) -> Points:
         'NAdamW': compare.hyperparameters_of('nadamw', workload),
         'K-FAC-reduce': METHODS['kfac_reduce'].points[0],
     }
-    shares = {
-        f'{name}{title}': {**base, 'learning_rate': share * base['learning_rate']}
+    shares = [
+        Point(
+            f'{name}{title}', {**base, 'learning_rate': share * base['learning_rate']}
+        )
         for name, base in bases.items()
         for title, share in _SHARES.items()
-    }
-    return {**shares, **tuning_points()}
-
-
-def trial_of(point: Mapping[str, Any], workload: str, seed: int) -> Trial:
-    """Returns the trial of a point with a seed."""
-    approximation = Settings.from_hyperparameters(point).approximation
-    method = 'nadamw' if approximation == 'none' else f'kfac_{approximation}'
-    return Trial(method, workload, 'pytorch', point, seed)
+    ]
+    return [*shares, *tuning_points()]
 
 
 def format_table(
@@ -87,16 +80,18 @@ def format_table(
       ValueError: If no point has been trained with all of the seeds.
     """
     found = {record.trial.key: record for record in records}
+    five = tuning_points()
     rows, of_five = [], []
-    for name, point in all_points(workload).items():
-        keys = [trial_of(point, workload, seed).key for seed in seeds]
+    for point in all_points(workload):
+        keys = [point.trial(workload, 'pytorch', seed).key for seed in seeds]
         if not all(key in found for key in keys):
             continue
         runs = [found[key] for key in keys]
-        rate = f'{point["learning_rate"]:g}'
-        exponent = f'{Settings.from_hyperparameters(point).fan_in_exponent:g}'
-        rows.append([name, rate, exponent, format_steps(runs, target)])
-        if name in tuning_points():
+        settings = Settings.from_hyperparameters(point.hyperparameters)
+        rate, exponent = settings.learning_rate, settings.fan_in_exponent
+        steps = format_steps(runs, target)
+        rows.append([point.name, f'{rate:g}', f'{exponent:g}', steps])
+        if point in five:
             of_five.append(runs)
     if not rows:
         raise ValueError(
@@ -133,8 +128,8 @@ def main() -> None:
     if not given.report:
         done = {record.trial.key for record in records}
         wanted = [
-            trial_of(point, name, seed)
-            for point in all_points(name).values()
+            point.trial(name, 'pytorch', seed)
+            for point in all_points(name)
             for seed in seeds
         ]
         records += trials.train(

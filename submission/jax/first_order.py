@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..fan_in import learning_rate_scale
+from ..fan_in import learning_rate_scales
 from ..settings import Settings
 from .moments import MomentsState, scale_by_nadam, scale_by_nesterov
 from .naming import flatten, unflatten
@@ -48,12 +48,7 @@ class FirstOrderOptimizer:
         self._nesterov = scale_by_nesterov(beta1)
         layers = [] if preconditioner is None else preconditioner.layers
         self._in_layers = {name for layer in layers for name in layer.parameter_names}
-        # What the learning rate of a parameter is multiplied with.
-        self._scales = {
-            name: learning_rate_scale(layer.fan_in, settings.fan_in_exponent)
-            for layer in layers
-            for name in layer.parameter_names
-        }
+        self._scales = learning_rate_scales(layers, settings.fan_in_exponent)
 
     def _adaptive(self, named: Mapping[str, jax.Array]) -> Named:
         """Picks the parameters whose update NAdamW makes or scales."""
@@ -110,12 +105,8 @@ class FirstOrderOptimizer:
             factor = jnp.minimum(settings.grad_clip / (norm + 1e-6), 1.0)
             named = {name: gradient * factor for name, gradient in named.items()}
         updates, nadamw, momentum = self._updates(named, state, kfac_state)
-        updates = {
-            name: update * scale
-            if (scale := self._scales.get(name, 1.0)) < 1.0
-            else update
-            for name, update in updates.items()
-        }
+        for name, scale in self._scales.items():
+            updates[name] = updates[name] * scale
         decay = 1.0 - learning_rate * settings.weight_decay
         now = flatten(params)
         stepped = {

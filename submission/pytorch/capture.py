@@ -225,15 +225,14 @@ def _ends_of_paths(nodes: Sequence[Node]) -> set[Node]:
     # Whether a backward pass from a node comes to one of them; the keys keep the
     # nodes' objects, which are not the same ones when they are made again.
     leads: dict[Node, bool] = {}
-    for start in nodes:
-        stack = [start]
-        while stack:
-            node = stack[-1]
-            following = [child for child, _ in node.next_functions if child is not None]
-            unknown = [child for child in following if child not in leads]
-            if node not in leads and unknown:
-                stack += unknown
-                continue
+    stack = list(nodes)
+    while stack:
+        node = stack[-1]
+        following = [child for child, _ in node.next_functions if child is not None]
+        unknown = [child for child in following if child not in leads]
+        if unknown:
+            stack += unknown
+        else:
             stack.pop()
             leads[node] = any(child in among or leads[child] for child in following)
     return {node for node in among if not leads[node]}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..fan_in import learning_rate_scale
+from ..fan_in import learning_rate_scales
 from ..settings import Settings
 from .kfac_layer import KFACLayer
 from .moments import Moments
@@ -48,14 +48,7 @@ class FirstOrderOptimizer:
             name for name in everything if rule != 'momentum' or name not in in_layers
         ]
         followed = [name for name in everything if name in in_layers]
-        # What the learning rate of a parameter is multiplied with, where not by 1.
-        self._scales = {
-            name: scale
-            for layer in layers
-            for name in layer.parameter_names
-            if (scale := learning_rate_scale(layer.fan_in, settings.fan_in_exponent))
-            < 1.0
-        }
+        self._scales = learning_rate_scales(layers, settings.fan_in_exponent)
         if not self._parameters:
             raise ValueError(
                 'The model has no parameter to train: all of its '

@@ -62,10 +62,6 @@ class Moments:
             as they are and the directions are zero, whatever the gradients.
         """
         self._steps += counts
-        # Dividing by infinity is the cheapest way to a direction of zero.
-        first_correction = torch.where(counts, 1.0 - beta1**self._steps, math.inf)
-        second_correction = torch.where(counts, 1.0 - beta2**self._steps, 1.0).sqrt()
-        second_decay = torch.where(counts, torch.full_like(self._steps, beta2), 1.0)
         directions: dict[str, Tensor] = {}
         for names, (first, *squares) in self._vectors_for(gradients).items():
             dtype = first.dtype
@@ -79,13 +75,17 @@ class Moments:
             first.lerp_(now, 1.0 - beta1)
             # Nesterov: the moment as the next step will see it.
             direction = torch.lerp(first, now, 1.0 - beta1)
-            direction.div_(first_correction.to(dtype))
+            # Dividing by infinity is the cheapest way to a direction of zero.
+            correction = torch.where(counts, 1.0 - beta1**self._steps, math.inf)
+            direction.div_(correction.to(dtype))
             for second in squares:
-                second.mul_(second_decay.to(dtype))
+                decay = torch.where(counts, torch.full_like(self._steps, beta2), 1.0)
+                second.mul_(decay.to(dtype))
                 now.mul_(counts)
                 second.addcmul_(now, now, value=1.0 - beta2)
                 root = second.sqrt()
-                root.div_(second_correction.to(dtype)).add_(_EPSILON)
+                correction = torch.where(counts, 1.0 - beta2**self._steps, 1.0).sqrt()
+                root.div_(correction.to(dtype)).add_(_EPSILON)
                 direction.div_(root)
             directions.update(_parts(direction, names, gradients))
         return directions

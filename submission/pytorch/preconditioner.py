@@ -171,7 +171,6 @@ class KFACPreconditioner:
             pending, inverses, succeeded, strict=True
         ):
             if is_good:
-                self._stacks = {}
                 factor.inverse, factor.inverted_scale = new.inverse, new.scale
                 continue
             self.counters['failed_inverses'] += 1
@@ -180,6 +179,7 @@ class KFACPreconditioner:
                 title,
                 'none yet' if factor.inverse is None else 'kept',
             )
+        self._stacks = {}
         self.counters['inverse_updates'] += 1
 
     @torch.no_grad()

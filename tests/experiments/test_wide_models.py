@@ -12,7 +12,8 @@ WORKLOAD = 'imagenet_vit_fashion_mnist_wide'
 def record(name, seed, reaches_at):
     """A record whose metric passes 0.5 after some steps."""
     found = make_record('kfac', 0, seed, reaches_at)
-    trial = wide_models.trial_of(wide_models.all_points(WORKLOAD)[name], WORKLOAD, seed)
+    (point,) = [p for p in wide_models.all_points(WORKLOAD) if p.name == name]
+    trial = point.trial(WORKLOAD, 'pytorch', seed)
     return dataclasses.replace(found, trial=trial)
 
 
@@ -24,12 +25,15 @@ def table(records, seeds=(0, 1)):
 
 def test_what_is_trained():
     points = wide_models.all_points(WORKLOAD)
-    settings = {n: Settings.from_hyperparameters(p) for n, p in points.items()}
-    assert sum(name in wide_models.tuning_points() for name in points) == 5
+    settings = {
+        p.name: Settings.from_hyperparameters(p.hyperparameters) for p in points
+    }
+    assert points[-5:] == wide_models.tuning_points()
     whole, half = settings['NAdamW'], settings['NAdamW, half the rate']
     assert whole == dataclasses.replace(half, learning_rate=2 * half.learning_rate)
     assert settings['K-FAC-reduce'].fan_in_exponent == 0
-    trial = wide_models.trial_of(points['point 1 of five'], WORKLOAD, 3)
+    assert points[-5].name == 'point 1 of five'
+    trial = points[-5].trial(WORKLOAD, 'pytorch', 3)
     assert (trial.method, trial.seed) == ('kfac_reduce', 3)
 
 
@@ -63,5 +67,5 @@ def test_recorded_points_are_those_of_now():
     for path in wide_models.RESULTS.glob('*.jsonl'):
         for found in trials.load_records(path):
             trial = found.trial
-            points = wide_models.all_points(trial.workload).values()
-            assert trial.hyperparameters in points, path
+            points = wide_models.all_points(trial.workload)
+            assert trial.hyperparameters in [p.hyperparameters for p in points], path

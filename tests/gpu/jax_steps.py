@@ -12,11 +12,11 @@ import numpy as np
 from submission import jax_submission
 from submission.jax.naming import flatten
 from tests.workloads_overrides.double_precision import double_precision
-from tests.workloads_overrides.small_models import SmallGNN, SmallViT
+from tests.workloads_overrides.small_models import BATCH_SIZE, SmallGNN, SmallViT
 from workloads_overrides.imagenet_vit_fashion_mnist import jax_workload as vit
 from workloads_overrides.ogbg_chembl import jax_workload as gnn
 
-from .cases import BATCH_SIZE, CASES, HYPERPARAMETERS, STEPS
+from .cases import CASES, HYPERPARAMETERS, STEPS
 
 
 class GNN(SmallGNN, gnn.OgbgChemblWorkload):

@@ -10,11 +10,11 @@ from submission import pytorch_submission
 from submission.pytorch import approximations, labels
 from submission.pytorch.inverses import damped_inverses
 from submission.settings import Settings
-from tests.workloads_overrides.small_models import SmallGNN, SmallViT
+from tests.workloads_overrides.small_models import BATCH_SIZE, SmallGNN, SmallViT
 from workloads_overrides.imagenet_vit_fashion_mnist import pytorch_workload as vit
 from workloads_overrides.ogbg_chembl import pytorch_workload as gnn
 
-from .cases import BATCH_SIZE, CASES, HYPERPARAMETERS, STEPS
+from .cases import CASES, HYPERPARAMETERS, STEPS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,7 +18,12 @@ from submission.jax import naming
 from submission.likelihood import Likelihood
 from submission.pytorch import labels as pytorch_labels
 from tests.workloads_overrides.double_precision import double_precision
-from tests.workloads_overrides.small_models import SmallGNN, SmallViT
+from tests.workloads_overrides.small_models import (
+    BATCH_SIZE,
+    HYPERPARAMETERS,
+    SmallGNN,
+    SmallViT,
+)
 from workloads_overrides import flax_parameters
 from workloads_overrides.imagenet_vit_fashion_mnist import (
     jax_workload as jax_vit,
@@ -28,21 +33,6 @@ from workloads_overrides.imagenet_vit_fashion_mnist import (
 )
 from workloads_overrides.ogbg_chembl import jax_workload as jax_gnn
 from workloads_overrides.ogbg_chembl import pytorch_workload as pytorch_gnn
-
-BATCH_SIZE = 12
-HYPERPARAMETERS = {
-    'learning_rate': 1e-2,
-    'one_minus_beta1': 0.1,
-    'beta2': 0.95,
-    'weight_decay': 0.2,
-    'warmup_factor': 0.05,
-    'step_hint_factor': 0.1,
-    'dropout_rate': 0.0,
-    'label_smoothing': 0.1,
-    'grad_clip': 0.5,
-    'statistics_interval': 5,
-    'inverse_interval': 10,
-}
 
 
 class PyTorchGNN(SmallGNN, pytorch_gnn.OgbgChemblWorkload):

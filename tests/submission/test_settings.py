@@ -15,7 +15,7 @@ def _settings(**changes):
     return Settings.from_hyperparameters({**REQUIRED, **changes})
 
 
-def test_no_hyperparameters_mean_the_defaults():
+def test_no_hyperparameters_mean_the_self_tuning_ruleset():
     found = Settings.from_hyperparameters(None)
     assert found == Settings.self_tuning() == Settings(fan_in_exponent=1.0)
 
