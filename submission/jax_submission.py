@@ -2,9 +2,9 @@
 
 The functions here are those that AlgoPerf calls. A step is: forward and backward
 pass (on statistics steps watched, for new Kronecker factors), inverses on their
-interval, preconditioned gradient, first-order rule. A step without new statistics is
-one program, which the compiler makes faster than its parts; one with them is several,
-so that inverses are compiled once, whatever step they come in.
+interval, preconditioned gradient, first-order rule, averaged parameters. A step without
+new statistics is one program, which the compiler makes faster than its parts; one with
+them is several, so that inverses are compiled once, whatever step they come in.
 """
 
 import dataclasses
@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from .averaging import newest_share
 from .harness import training_mode
-from .jax import labels, sharding
+from .jax import labels, parameter_average, sharding
 from .jax.approximations import FactorSums
 from .jax.capture import Capture, find_applications
 from .jax.first_order import FirstOrderOptimizer, FirstOrderState
 from .jax.naming import flatten, unflatten
+from .jax.parameter_average import Model, ParameterAverage
 from .jax.preconditioner import KFACPreconditioner, KFACState
 from .likelihood import Likelihood, likelihood_to_sample
 from .schedule import scheduled_learning_rate
@@ -69,15 +71,47 @@ class Watched(NamedTuple):
     gradient_scale: jax.Array
 
 
+class Rates(NamedTuple):
+    """What depends on the number of a step.
+
+    Attributes:
+      learning_rate: The learning rate.
+      newest_share: Share of the step's parameters in the averaged ones.
+    """
+
+    learning_rate: jax.Array | float
+    newest_share: jax.Array | float
+
+
+class Updated(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+      first_order: State of the first-order rule.
+      params: The parameters.
+      model_state: The model's state.
+      average: The averaged parameters; None without them.
+      scalars: What may be logged.
+    """
+
+    first_order: FirstOrderState
+    params: Any
+    model_state: Any
+    average: Model | None
+    scalars: dict[str, jax.Array]
+
+
 class OptimizerState(NamedTuple):
     """All that is remembered between steps, and saved in checkpoints.
 
     Attributes:
       kfac: State of the preconditioner; None without one.
+      average: Averaged parameters; None without them.
       first_order: State of the first-order rule.
     """
 
     kfac: KFACState | None
+    average: ParameterAverage | None
     first_order: FirstOrderState
 
 
@@ -110,7 +144,6 @@ def init_optimizer_state(
     rng: Any,
 ) -> tuple[OptimizerState, Steps]:
     """Returns the optimiser's state, and the compiled functions that update it."""
-    del model_state
     settings = Settings.from_hyperparameters(hyperparameters)
     preconditioner = None
     if settings.approximation != 'none':
@@ -121,14 +154,17 @@ def init_optimizer_state(
         )
     optimizer = FirstOrderOptimizer(settings, preconditioner)
 
-    def initial_state(params: Any) -> OptimizerState:
+    def initial_state(model: Model) -> OptimizerState:
+        averages = settings.averaging_power is not None
         return OptimizerState(
-            None if preconditioner is None else preconditioner.init(params),
-            optimizer.init(params),
+            None if preconditioner is None else preconditioner.init(model.params),
+            parameter_average.init(model) if averages else None,
+            optimizer.init(model.params),
         )
 
     # As one program: by themselves its many small arrays take seconds to compile.
-    state = jax.jit(initial_state, out_shardings=sharding.replicated())(model_params)
+    initial = jax.jit(initial_state, out_shardings=sharding.replicated())
+    state = initial(Model(model_params, model_state))
     return state, _compiled(workload, settings, preconditioner, optimizer)
 
 
@@ -148,26 +184,29 @@ def _compiled(
         first_order: FirstOrderState,
         params: Any,
         model_state: Any,
+        average: Model | None,
         kfac: KFACState | None,
         batch: Mapping[str, Any],
         rng: jax.Array,
-        learning_rate: jax.Array,
-    ) -> tuple[FirstOrderState, Any, Any, dict[str, jax.Array]]:
+        rates: Rates,
+    ) -> Updated:
         passed = passes(workload, settings, params, model_state, batch, rng)
         return _apply(
-            optimizer, first_order, params, model_state, kfac, passed, learning_rate
+            optimizer, first_order, params, model_state, average, kfac, passed, rates
         )
 
     return Steps(
         settings,
         preconditioner,
-        plain=compiled(plain, donate_argnums=(0, 1, 2)),
+        plain=compiled(plain, donate_argnums=(0, 1, 2, 3)),
         statistics=compiled(
             functools.partial(_statistics, workload, settings, preconditioner),
             donate_argnums=0,
         ),
         inverses=compiled(inverses, donate_argnums=0),
-        apply=compiled(functools.partial(_apply, optimizer), donate_argnums=(0, 1, 2)),
+        apply=compiled(
+            functools.partial(_apply, optimizer), donate_argnums=(0, 1, 2, 3)
+        ),
     )
 
 
@@ -242,10 +281,11 @@ def _apply(
     first_order: FirstOrderState,
     params: Any,
     model_state: Any,
+    average: Model | None,
     kfac: KFACState | None,
     passed: Passes,
-    learning_rate: jax.Array,
-) -> tuple[FirstOrderState, Any, Any, dict[str, jax.Array]]:
+    rates: Rates,
+) -> Updated:
     """Updates the parameters.
 
     Args:
@@ -253,19 +293,22 @@ def _apply(
       first_order: Its state.
       params: The parameters.
       model_state: The model's state before the step.
+      average: The averaged parameters; None without them.
       kfac: State of the preconditioner; None without one.
       passed: What came of the passes.
-      learning_rate: Learning rate of this step.
-
-    Returns:
-      The rule's state, the parameters, the model's state, and scalars to log.
+      rates: What depends on the number of the step.
     """
     params, first_order, norm = optimizer.step(
-        params, passed.gradients, first_order, kfac, learning_rate
+        params, passed.gradients, first_order, kfac, rates.learning_rate
     )
     # A moving average of batch statistics that took in NaN would stay so for good.
     model_state = _kept_unless(jnp.isfinite(norm), passed.model_state, model_state)
-    return first_order, params, model_state, {'loss': passed.loss, 'grad_norm': norm}
+    if average is not None:
+        average = parameter_average.moved(
+            average, Model(params, model_state), rates.newest_share
+        )
+    scalars = {'loss': passed.loss, 'grad_norm': norm}
+    return Updated(first_order, params, model_state, average, scalars)
 
 
 def _kept_unless(counts: jax.Array, stepped: Any, before: Any) -> Any:
@@ -354,8 +397,14 @@ def update_params(
     settings, preconditioner = steps.settings, steps.preconditioner
     params = current_param_container
     state, params, model_state = sharding.as_trained(state, params, model_state)
-    learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
-    kfac, first_order = state
+    kfac, averaging, first_order = state
+    average = None
+    if averaging is not None:
+        (params, model_state), average = averaging
+    rates = Rates(
+        scheduled_learning_rate(settings, workload.step_hint, global_step),
+        newest_share(global_step, settings.averaging_power or 0.0),
+    )
     batch = sharding.shard_batch(batch)
     passed = None
     if preconditioner is not None and settings.is_statistics_step(global_step):
@@ -364,17 +413,19 @@ def update_params(
         kfac = steps.inverses(kfac)
     if passed is None:
         updated = steps.plain(
-            first_order, params, model_state, kfac, batch, rng, learning_rate
+            first_order, params, model_state, average, kfac, batch, rng, rates
         )
     else:
         updated = steps.apply(
-            first_order, params, model_state, kfac, passed, learning_rate
+            first_order, params, model_state, average, kfac, passed, rates
         )
-    first_order, params, model_state, scalars = updated
-    state = OptimizerState(kfac, first_order)
+    trained = Model(updated.params, updated.model_state)
+    if updated.average is not None:
+        averaging = ParameterAverage(trained, updated.average)
+    state = OptimizerState(kfac, averaging, updated.first_order)
     if global_step % LOG_INTERVAL == 0:
-        _log(workload, global_step, scalars, state, preconditioner)
-    return (state, steps), params, model_state
+        _log(workload, global_step, updated.scalars, state, preconditioner)
+    return (state, steps), *trained
 
 
 def _log(
@@ -417,10 +468,13 @@ def prepare_for_eval(
     global_step: int,
     rng: Any,
 ) -> tuple[tuple[OptimizerState, Steps], Any, Any]:
-    """Returns everything as it is: the parameters are ready for evaluation."""
+    """Returns the averaged parameters, where the trial has them, to be evaluated."""
     del workload, current_params_types, hyperparameters, loss_type, eval_results
     del global_step, rng
-    return optimizer_state, current_param_container, model_state
+    state, _ = optimizer_state
+    if state.average is None:
+        return optimizer_state, current_param_container, model_state
+    return optimizer_state, *state.average.average
 
 
 def data_selection(

@@ -2,7 +2,7 @@
 
 The functions here are those that AlgoPerf calls. A step is: forward and backward
 pass (watched on statistics steps), Kronecker factors and their inverses (each on
-its interval), preconditioned gradient, first-order rule.
+its interval), preconditioned gradient, first-order rule, averaged parameters.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from .likelihood import Likelihood, likelihood_to_sample
 from .pytorch import communication, labels
 from .pytorch.capture import Capture
 from .pytorch.first_order import FirstOrderOptimizer
+from .pytorch.parameter_average import ParameterAverage
 from .pytorch.preconditioner import KFACPreconditioner
 from .pytorch.wrappers import for_statistics, unwrap
 from .schedule import scheduled_learning_rate
@@ -49,6 +50,8 @@ def init_optimizer_state(
     state['optimizer'] = FirstOrderOptimizer(
         model, settings, state.get('preconditioner')
     )
+    if settings.averaging_power is not None:
+        state['average'] = ParameterAverage(model, settings.averaging_power)
     return state
 
 
@@ -74,6 +77,9 @@ def update_params(
     model = current_param_container
     # Not every workload's `model_fn` leaves evaluation mode again.
     model.train()
+    average: ParameterAverage | None = optimizer_state.get('average')
+    if average is not None:
+        average.train()
 
     # Dropout follows the step's key, as it does in JAX, so that a resumed run drops
     # what the uninterrupted one would have dropped.
@@ -132,6 +138,8 @@ def update_params(
 
     learning_rate = scheduled_learning_rate(settings, workload.step_hint, global_step)
     gradient_norm = optimizer.step(learning_rate)
+    if average is not None:
+        average.update(global_step)
 
     if global_step % LOG_INTERVAL == 0:
         _log(workload, global_step, loss, gradient_norm, optimizer_state)
@@ -192,9 +200,12 @@ def prepare_for_eval(
     global_step: int,
     rng: Any,
 ) -> tuple[dict[str, Any], torch.nn.Module, Any]:
-    """Returns everything as it is: the parameters are ready for evaluation."""
+    """Puts the averaged parameters into the model, where the trial has them."""
     del workload, current_params_types, hyperparameters, loss_type, eval_results
     del global_step, rng
+    average: ParameterAverage | None = optimizer_state.get('average')
+    if average is not None:
+        average.evaluate()
     return optimizer_state, current_param_container, model_state
 
 

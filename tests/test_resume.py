@@ -28,6 +28,7 @@ POINT = {
     # between statistics, inverses and checkpoints in every order.
     'statistics_interval': 3,
     'inverse_interval': 4,
+    'averaging_power': 8.0,
 }
 
 
@@ -45,7 +46,8 @@ def command(framework, folder, name, *extra):
         f'--experiment_dir={folder}',
         f'--experiment_name={name}',
         f'--max_global_steps={STEPS}',
-        f'--eval_every_steps={STEPS}',
+        # Some checkpoints hold the averaged parameters, others those of training.
+        '--eval_every_steps=10',
         '--checkpoint_every_steps=5',
         '--rng_seed=7',
         '--num_threads=1',

@@ -113,19 +113,22 @@ def lowered_programs(run: Run, kind: str) -> list[Any]:
     import jax
 
     from submission.jax import sharding
+    from submission.jax_submission import Rates
 
     training = run.training
     (state, steps), params, model_state = training.state
     batch = sharding.shard_batch(next(training.queue))
-    rule = (state.first_order, params, model_state, state.kfac)
+    average = None if state.average is None else state.average.average
+    rule = (state.first_order, params, model_state, average, state.kfac)
+    rates = Rates(learning_rate=0.0, newest_share=0.0)
     if kind == 'plain':
-        return [steps.plain.lower(*rule, batch, training.key, 0.0)]
+        return [steps.plain.lower(*rule, batch, training.key, rates)]
     arguments = (state.kfac, params, model_state, batch, training.key)
     _, passes = jax.eval_shape(steps.statistics, *arguments)
     return [
         steps.statistics.lower(*arguments),
         steps.inverses.lower(state.kfac),
-        steps.apply.lower(*rule, passes, 0.0),
+        steps.apply.lower(*rule, passes, rates),
     ]
 
 

@@ -6,6 +6,23 @@ from torch import Tensor, nn
 _NAMES = ('running_mean', 'running_var')
 
 
+def find_running_statistics(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Returns where a model has running statistics, by name.
+
+    By module, since some put a new tensor in place of a buffer.
+
+    Args:
+      model: The model. Those of its modules count whose buffers are named like those
+        of `nn.BatchNorm2d`.
+    """
+    return {
+        f'{path}.{name}'.removeprefix('.'): (module, name)
+        for path, module in model.named_modules()
+        for name, _ in module.named_buffers(recurse=False)
+        if name in _NAMES
+    }
+
+
 class RunningStatistics:
     """The running statistics of a model, which a step that does not count leaves.
 
@@ -17,16 +34,9 @@ class RunningStatistics:
         """Finds the statistics.
 
         Args:
-          model: The model. Those of its modules count whose buffers are named like
-            those of `nn.BatchNorm2d`.
+          model: The model, see `find_running_statistics`.
         """
-        # By module: some put a new tensor in place of a buffer.
-        self._places = [
-            (module, name)
-            for module in model.modules()
-            for name, _ in module.named_buffers(recurse=False)
-            if name in _NAMES
-        ]
+        self._places = list(find_running_statistics(model).values())
         self._before: list[Tensor] = []
 
     def remember(self) -> None:

@@ -192,6 +192,27 @@ class Pair:
             jax.random.PRNGKey(1),
         )
 
+    def prepare_for_eval(self):
+        """Both models hold what is evaluated."""
+        for submission, params, state in (
+            (pytorch_submission, self.model, self.pytorch_state),
+            (jax_submission, self.params, self.jax_state),
+        ):
+            _, prepared, _ = submission.prepare_for_eval(
+                workload=None,
+                current_param_container=params,
+                current_params_types=None,
+                model_state=None,
+                hyperparameters=None,
+                loss_type=None,
+                optimizer_state=state,
+                eval_results=[],
+                global_step=0,
+                rng=None,
+            )
+            if submission is jax_submission:
+                self.params = prepared
+
     def factors(self):
         """Yields layer, side, and the average of the factor in both frameworks."""
         layers = self.pytorch_state['preconditioner'].state_dict()['layers']
@@ -350,6 +371,19 @@ def test_parameters_agree_where_wide_layers_learn_less(monkeypatch):
     found = pair.to_pytorch(pair.params)
     for name, parameter in pair.model.named_parameters():
         assert relative_error(found[name], parameter.detach().numpy()) < 1e-6, name
+
+
+def test_averaged_parameters_agree():
+    pair = Pair('vit', approximation='reduce', averaging_power=16.0)
+    for global_step in range(4):
+        pair.step(global_step)
+    trained = {name: p.detach().clone() for name, p in pair.model.named_parameters()}
+    pair.prepare_for_eval()
+    found = pair.to_pytorch(pair.params)
+    for name, parameter in pair.model.named_parameters():
+        expected = parameter.detach()
+        assert relative_error(expected, trained[name]) > 1e-4, name
+        assert relative_error(found[name], expected.numpy()) < 1e-6, name
 
 
 @pytest.mark.parametrize('workload', ['gnn', 'vit'])

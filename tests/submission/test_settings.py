@@ -17,7 +17,8 @@ def _settings(**changes):
 
 def test_no_hyperparameters_mean_the_self_tuning_ruleset():
     found = Settings.from_hyperparameters(None)
-    assert found == Settings.self_tuning() == Settings(fan_in_exponent=1.0)
+    expected = Settings(step_hint_factor=1.0, fan_in_exponent=1.0, averaging_power=16)
+    assert found == Settings.self_tuning() == expected
 
 
 def test_named_tuple_and_mapping():
@@ -51,6 +52,7 @@ LIMITS = {
     'warmup_factor': ([0, 0.99], [1, -0.1]),
     'step_hint_factor': ([0.01, 3], [0, -1]),
     'fan_in_exponent': ([0, 0.5, 1], [-0.1, math.inf]),
+    'averaging_power': ([None, 0, 16], [-1, math.inf]),
     'dropout_rate': ([0, 0.5, None], [1, -0.1]),
     'label_smoothing': ([0, 0.1], [1, -0.1]),
     'grad_clip': ([1e-3, 10, None], [0, -1]),

@@ -442,7 +442,7 @@ class TestRestOfTheContract:
         with pytest.raises(ValueError, match='approximation'):
             init(TinyWorkload(), hyperparameters(approximation='both'))
 
-    def test_prepare_for_eval_changes_nothing(self):
+    def test_prepare_for_eval_changes_nothing_without_averages(self):
         workload, point = TinyWorkload(), hyperparameters()
         state, model = init(workload, point)
         found = pytorch_submission.prepare_for_eval(

@@ -40,9 +40,16 @@ def _through_bytes(tree, like):
         {'first_order_rule': 'grafted'},
         {'approximation': 'expand', 'fisher_type': 'empirical'},
         {'approximation': 'expand', 'statistics_stride': 3},
+        {'averaging_power': 4},
         {'approximation': 'none'},
     ],
-    ids=['reduce, grafted', 'expand', 'expand, every third position', 'NAdamW'],
+    ids=[
+        'reduce, grafted',
+        'expand',
+        'expand, every third position',
+        'averaged',
+        'NAdamW',
+    ],
 )
 def test_goes_on_bit_for_bit(changes):
     """From plain arrays, and from AlgoPerf's copies along a leading axis."""

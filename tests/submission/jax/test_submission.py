@@ -351,8 +351,8 @@ class TestRestOfTheContract:
         with pytest.raises(ValueError, match='approximation'):
             init(TinyWorkload(), hyperparameters(approximation='both'))
 
-    def test_prepare_for_eval_changes_nothing(self):
-        state, params, model_state = object(), object(), object()
+    def test_prepare_for_eval_changes_nothing_without_averages(self):
+        state, params, model_state = init(TinyWorkload(), hyperparameters())
         found = jax_submission.prepare_for_eval(
             None, params, None, model_state, None, None, state, [], 3, None
         )

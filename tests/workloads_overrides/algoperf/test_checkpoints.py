@@ -20,7 +20,8 @@ EVAL_RESULTS = [(1, {'validation/loss': 0.5})]
 
 
 def start(framework):
-    return Run('ogbg_small', framework, submission_module(framework), HYPERPARAMETERS)
+    point = {**HYPERPARAMETERS, 'averaging_power': 4.0}
+    return Run('ogbg_small', framework, submission_module(framework), point)
 
 
 def save(run, folder):
@@ -103,11 +104,16 @@ def assert_same_bits(found, expected):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-def test_pytorch_restores_every_bit_and_goes_on_as_before(data_dir, tmp_path):
+@pytest.mark.parametrize('evaluated', [False, True])
+def test_pytorch_restores_every_bit_and_goes_on_as_before(
+    data_dir, tmp_path, evaluated
+):
     uninterrupted, resumed = start('pytorch'), start('pytorch')
     batches = uninterrupted.batches(data_dir, batch_size=16, count=4)
     # An odd number, so that the next step uses factors and inverses as they are.
     uninterrupted.train(batches, 5)
+    if evaluated:
+        uninterrupted.prepare_for_eval()
     save(uninterrupted, tmp_path)
     restore(resumed, tmp_path)
     saved = pytorch_state(uninterrupted)
@@ -119,12 +125,15 @@ def test_pytorch_restores_every_bit_and_goes_on_as_before(data_dir, tmp_path):
     assert_same_bits(pytorch_state(resumed), pytorch_state(uninterrupted))
 
 
+@pytest.mark.parametrize('evaluated', [False, True])
 def test_jax_restores_every_bit_and_goes_on_as_before(
-    data_dir, tmp_path, flax_checkpoints
+    data_dir, tmp_path, flax_checkpoints, evaluated
 ):
     uninterrupted, resumed = start('jax'), start('jax')
     batches = uninterrupted.batches(data_dir, batch_size=16, count=4)
     uninterrupted.train(batches, 5)
+    if evaluated:
+        uninterrupted.prepare_for_eval()
     save(uninterrupted, tmp_path)
     restore(resumed, tmp_path)
     # AlgoPerf gives each array of the checkpoint an axis for the devices in front.

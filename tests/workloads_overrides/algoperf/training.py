@@ -114,6 +114,23 @@ class Run:
             for _ in range(steps):
                 self._update(batches[self.step % len(batches)])
 
+    def prepare_for_eval(self):
+        """Asks for the parameters to evaluate, which a harness then trains on."""
+        self.optimizer_state, self.params, self.model_state = (
+            self.module.prepare_for_eval(
+                self.workload,
+                self.params,
+                self.workload.model_params_types,
+                self.model_state,
+                self.hyperparameters,
+                self.workload.loss_type,
+                self.optimizer_state,
+                [],
+                self.step,
+                key(self.framework, 1000 + self.step),
+            )
+        )
+
     def _update(self, batch):
         self.optimizer_state, self.params, self.model_state = self.module.update_params(
             self.workload,
