@@ -37,6 +37,7 @@ from experiments.time_to_target import (
     table,
 )
 from experiments.time_to_target.methods import (
+    AVERAGED,
     EVERY_STEP,
     FEWER_POSITIONS,
     METHODS,
@@ -46,7 +47,7 @@ from experiments.time_to_target.methods import (
 )
 from workloads_overrides import registry
 
-ALL_METHODS = {**METHODS, **EVERY_STEP, **FEWER_POSITIONS}
+ALL_METHODS = {**METHODS, **EVERY_STEP, **FEWER_POSITIONS, **AVERAGED}
 
 
 def define_flags() -> None:
@@ -113,6 +114,7 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
             scores.records_at(records, name, method.points),
             target,
             times.costs.get(name),
+            len(method.points),
         )
         for name, method in ALL_METHODS.items()
     }

@@ -45,7 +45,9 @@ class Method:
             raise ValueError(
                 f'{path} has {len(points)} points; every method has {TRIALS}.'
             )
-        points = [{**point, **self.changes} for point in points]
+        changed = [{**point, **self.changes} for point in points]
+        # Points that differed in what is changed alone have become one.
+        points = [p for n, p in enumerate(changed) if p not in changed[:n]]
         if self.wider:
             points += json.loads((WIDER_SEARCH_SPACES / path.name).read_text())
         return points
@@ -81,6 +83,17 @@ FEWER_POSITIONS = {
         'kfac_expand',
         {'statistics_stride': 4},
     )
+}
+# Without a schedule whose length has been tuned: the whole step hint for all, and what
+# is evaluated is an average of the parameters.
+AVERAGED = {
+    f'{name}_averaged': Method(
+        f'{METHODS[name].label}, averaged',
+        'kfac',
+        name,
+        {'step_hint_factor': 1.0, 'averaging_power': 16.0},
+    )
+    for name in ('nadamw', 'kfac_expand', 'kfac_reduce')
 }
 # With more points than the five; NAdamW has been searched before.
 WIDER = {

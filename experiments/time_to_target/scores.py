@@ -56,7 +56,10 @@ def best_of(runs: Sequence[Record], target: float) -> Record:
 
 
 def studies_of(
-    records: Sequence[Record], target: float, cost: StepSeconds | None
+    records: Sequence[Record],
+    target: float,
+    cost: StepSeconds | None,
+    trials: int = TRIALS,
 ) -> list[StudyScore]:
     """Scores the complete studies of a method.
 
@@ -65,6 +68,7 @@ def studies_of(
       target: The validation target.
       cost: Seconds of steps, measured apart; None if they were not. The seconds in the
         records, of runs that shared the machine, would not be comparable.
+      trials: Trials of a complete study.
 
     Returns:
       A study for each seed all of whose trials are recorded, in the order of seeds.
@@ -74,7 +78,7 @@ def studies_of(
         by_seed.setdefault(record.trial.seed, []).append(record)
     studies = []
     for seed, runs in sorted(by_seed.items()):
-        if len(runs) < TRIALS:
+        if len(runs) < trials:
             continue
         best = best_of(runs, target)
         steps = best.steps_to(target) or math.inf

@@ -41,6 +41,9 @@ def test_no_seconds_without_a_measurement():
 def test_a_study_under_way_has_no_score():
     found = scores.studies_of(NADAMW[:9], TARGET, None)
     assert [study.seed for study in found] == [0]
+    # A method with fewer points than others.
+    found = scores.studies_of(NADAMW[:9], TARGET, None, trials=4)
+    assert [study.seed for study in found] == [0, 1]
 
 
 def test_never_is_worse_than_any_time():
