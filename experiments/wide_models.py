@@ -1,18 +1,20 @@
-r"""Trains at the points of `tuning_search_space.json`, and at other learning rates.
+r"""Trains narrow and wide models at the same points: which learning rates carry over?
 
-Example::
+Examples::
 
     python -m experiments.wide_models --workload=imagenet_vit_fashion_mnist_wide
+    python -m experiments.wide_models --only='point 1 of five,NAdamW' --seeds=0,1,2
 
 The learning rates of the experiments were found on narrow models. Here a wider one is
-trained at the first point of K-FAC-reduce, with the same rate in all of its layers, at
-shares of that rate, at the points that AlgoPerf gets, whose rates fall with the number
-of the inputs of a layer, and by the tuned NAdamW reference at shares of its rate, each
-until it reaches the target.
+trained at the first point of K-FAC-reduce and by the tuned NAdamW reference, with the
+same rate in all layers and shares of it; at points of K-FAC with a `fan_in_exponent`,
+by which rates fall with the number of the inputs of a layer
+(`experiments/search_spaces/kfac_fan_in.json`); and at the points of
+`tuning_search_space.json`, each until it reaches the target.
 
 Records go to `results/wide_models/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table, with a row for each point that
-has been trained with all seeds and one for the best of the five.
+has been trained with all seeds and one for the best of either five.
 """
 
 import json
@@ -27,26 +29,39 @@ from experiments.steps_to_target import format_steps
 from experiments.time_to_target import scores
 from experiments.time_to_target.methods import METHODS
 from experiments.trials import Record
-from experiments.variations.points import Point
+from experiments.variations.points import Point, choose_names
 from submission.settings import Settings
 from workloads_overrides import registry
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'wide_models'
-SEARCH_SPACE = pathlib.Path(__file__).parent.parent / 'tuning_search_space.json'
-_SHARES = {'': 1.0, ', half the rate': 0.5, ', a quarter of the rate': 0.25}
-_BEST = 'best of the five of each seed'
+_HERE = pathlib.Path(__file__).parent
+# Names of what is compared by its five points to the file of these.
+FIVES = {
+    'of five': _HERE.parent / 'tuning_search_space.json',
+    'with an exponent': _HERE / 'search_spaces' / 'kfac_fan_in.json',
+}
+_SHARES = {
+    '': 1.0,
+    ' at half the rate': 0.5,
+    ' at a quarter of the rate': 0.25,
+    ' at an eighth of the rate': 0.125,
+}
 
 
-def tuning_points() -> list[Point]:
-    """Returns the points of `tuning_search_space.json`."""
+def five_points(title: str) -> list[Point]:
+    """Returns five points, named by their numbers.
+
+    Args:
+      title: A key of `FIVES`.
+    """
     return [
-        Point(f'point {number} of five', point)
-        for number, point in enumerate(json.loads(SEARCH_SPACE.read_text()), start=1)
+        Point(f'point {number} {title}', point)
+        for number, point in enumerate(json.loads(FIVES[title].read_text()), start=1)
     ]
 
 
 def all_points(workload: str) -> list[Point]:
-    """Returns what to train, the points of `tuning_search_space.json` last.
+    """Returns what to train.
 
     Args:
       workload: Name of the workload.
@@ -62,7 +77,7 @@ def all_points(workload: str) -> list[Point]:
         for name, base in bases.items()
         for title, share in _SHARES.items()
     ]
-    return [*shares, *tuning_points()]
+    return [*shares, *(point for title in FIVES for point in five_points(title))]
 
 
 def format_table(
@@ -80,28 +95,52 @@ def format_table(
       ValueError: If no point has been trained with all of the seeds.
     """
     found = {record.trial.key: record for record in records}
-    five = tuning_points()
-    rows, of_five = [], []
+    rows: list[list[str]] = []
+    runs_at: dict[str, list[Record]] = {}
     for point in all_points(workload):
         keys = [point.trial(workload, 'pytorch', seed).key for seed in seeds]
         if not all(key in found for key in keys):
             continue
-        runs = [found[key] for key in keys]
+        runs_at[point.name] = runs = [found[key] for key in keys]
         settings = Settings.from_hyperparameters(point.hyperparameters)
-        rate, exponent = settings.learning_rate, settings.fan_in_exponent
-        steps = format_steps(runs, target)
-        rows.append([point.name, f'{rate:g}', f'{exponent:g}', steps])
-        if point in five:
-            of_five.append(runs)
+        power = settings.averaging_power
+        numbers = (
+            settings.learning_rate,
+            settings.fan_in_exponent,
+            settings.step_hint_factor,
+        )
+        rows.append(
+            [
+                point.name,
+                settings.approximation,
+                *(f'{number:g}' for number in numbers),
+                '-' if power is None else f'{power:g}',
+                format_steps(runs, target),
+            ]
+        )
     if not rows:
         raise ValueError(
             f'No point has been trained on {workload} with all of the seeds '
             f'{", ".join(map(str, seeds))}; train first, without --report.'
         )
-    if of_five:
-        best = [scores.best_of(runs, target) for runs in zip(*of_five, strict=True)]
-        rows.append([_BEST, '', '', format_steps(best, target)])
-    header = ['Trained', 'learning rate', 'fan_in_exponent', 'steps to the target']
+    for title in FIVES:
+        of_five = [runs_at.get(point.name) for point in five_points(title)]
+        if all(of_five):
+            best = [
+                scores.best_of(runs, target)
+                for runs in zip(*filter(None, of_five), strict=True)
+            ]
+            name = f'best point {title}, of each seed'
+            rows.append([name, *[''] * 5, format_steps(best, target)])
+    header = [
+        'Trained',
+        'approximation',
+        'learning rate',
+        'fan_in_exponent',
+        'step_hint_factor',
+        'averaging_power',
+        'steps to the target',
+    ]
     return text_tables.markdown(header, rows)
 
 
@@ -110,6 +149,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         'workload', 'imagenet_vit_fashion_mnist_wide', 'Name of the workload.'
     )
+    flags.DEFINE_list('only', [], 'Names of the points to train; all if not given.')
     flags.DEFINE_list('seeds', ['0'], 'Seeds to train each point with.')
     flags.DEFINE_integer('eval_every_steps', 25, 'Steps between evaluations.', 1)
     flags.DEFINE_integer('processes', 2, 'Trials at once.', 1)
@@ -127,9 +167,10 @@ def main() -> None:
     records = trials.load_records(path)
     if not given.report:
         done = {record.trial.key for record in records}
+        points = {point.name: point for point in all_points(name)}
         wanted = [
-            point.trial(name, 'pytorch', seed)
-            for point in all_points(name)
+            points[chosen].trial(name, 'pytorch', seed)
+            for chosen in choose_names(given.only, list(points))
             for seed in seeds
         ]
         records += trials.train(

@@ -4,16 +4,20 @@ Example::
 
     python -m experiments.time_to_target.choose_points --output=tuning_search_space.json
 
-The candidates are the points of K-FAC-expand and K-FAC-reduce in
-`experiments/time_to_target/search_spaces/`. A set of five is as good as the geometric
-mean, over workloads and seeds, of the fewest steps in which one of the set reached the
-target. The first point is the submission's defaults; of the rest all combinations are
-compared, and they are written in the order in which each adds most. It trains nothing:
-records come from `python -m experiments.time_to_target`.
+The candidates are the points of K-FAC-expand and K-FAC-reduce with averaged parameters,
+whose schedule is the whole step hint: with a schedule that ends when K-FAC reaches the
+targets here, a workload on which it takes longer would miss its target for good. A set
+of five is as good as the geometric mean, over workloads and seeds, of the fewest steps
+in which one of the set reached the target. The first point is that of the self-tuning
+ruleset; of the rest all combinations are compared, and they are written in the order in
+which each adds most. It trains nothing: records come from
+
+    python -m experiments.time_to_target \
+        --methods=kfac_expand_averaged,kfac_reduce_averaged --workload=...
 
 These workloads' models are narrow, and AlgoPerf's are not. So the points are written
-with a `fan_in_exponent`, which lets learning rates carry over: 1 for the first, which
-the self-tuning ruleset uses, and 0.5 and 1 in turn for the others, since how much
+with a `fan_in_exponent`, which lets learning rates carry over: 1 for the first, as
+under the self-tuning ruleset, and 0.5 and 1 in turn for the others, since how much
 smaller a rate should be differs between models.
 
 A trial that was ended because another of its study was sooner could have reached the
@@ -23,6 +27,7 @@ of their own, the other bound would favour whichever was ended sooner. Printed a
 bounds, and whether the choice depends on which is taken.
 """
 
+import dataclasses
 import itertools
 import json
 import math
@@ -33,12 +38,12 @@ from typing import Any
 from absl import flags
 
 from experiments import command, trials
-from experiments.time_to_target.methods import METHODS, RESULTS, TRIALS
+from experiments.time_to_target.methods import AVERAGED, RESULTS, TRIALS
 from experiments.trials import Record
 from submission.settings import Settings
 from workloads_overrides import registry
 
-_CANDIDATES = ('kfac_expand', 'kfac_reduce')
+_CANDIDATES = ('kfac_expand_averaged', 'kfac_reduce_averaged')
 _FAN_IN_EXPONENTS = (1.0, 0.5)
 
 Point = Mapping[str, Any]
@@ -165,19 +170,20 @@ def choose(
 
 
 def _first_of(candidates: Sequence[Point]) -> int:
+    self_tuning = dataclasses.replace(Settings.self_tuning(), fan_in_exponent=0.0)
     for number, point in enumerate(candidates):
-        if Settings.from_hyperparameters(point) == Settings():
+        if Settings.from_hyperparameters(point) == self_tuning:
             return number
     raise ValueError(
-        "None of K-FAC's points is that of the submission's defaults; add it to one of "
-        f'the search spaces of {" and ".join(_CANDIDATES)}.'
+        "None of K-FAC's points is that of the self-tuning ruleset without its "
+        f'fan_in_exponent; add it to a search space of {" or ".join(_CANDIDATES)}.'
     )
 
 
 def main() -> None:
     """Chooses the points, prints what each adds, and writes them."""
     given = flags.FLAGS
-    candidates = [point for name in _CANDIDATES for point in METHODS[name].points]
+    candidates = [point for name in _CANDIDATES for point in AVERAGED[name].points]
     records, targets, step_hints = [], {}, {}
     first = _first_of(candidates)
     for name in given.workloads:
@@ -189,7 +195,8 @@ def main() -> None:
         if not of_workload:
             raise ValueError(
                 f'{path} has no records; python -m experiments.time_to_target '
-                f'--workload={name} --framework={given.framework} makes them.'
+                f'--workload={name} --framework={given.framework} '
+                f'--methods={",".join(_CANDIDATES)} makes them.'
             )
         records += of_workload
     worst, soonest = (

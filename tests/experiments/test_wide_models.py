@@ -28,11 +28,13 @@ def test_what_is_trained():
     settings = {
         p.name: Settings.from_hyperparameters(p.hyperparameters) for p in points
     }
-    assert points[-5:] == wide_models.tuning_points()
-    whole, half = settings['NAdamW'], settings['NAdamW, half the rate']
+    assert points[-5:] == wide_models.five_points('with an exponent')
+    assert points[-10:-5] == wide_models.five_points('of five')
+    whole, half = settings['NAdamW'], settings['NAdamW at half the rate']
     assert whole == dataclasses.replace(half, learning_rate=2 * half.learning_rate)
     assert settings['K-FAC-reduce'].fan_in_exponent == 0
-    assert points[-5].name == 'point 1 of five'
+    assert points[-10].name == 'point 1 of five'
+    assert settings['point 1 of five'] == Settings.self_tuning()
     trial = points[-5].trial(WORKLOAD, 'pytorch', 3)
     assert (trial.method, trial.seed) == ('kfac_reduce', 3)
 
@@ -42,19 +44,23 @@ def test_table_has_what_all_seeds_were_trained_at():
         record('NAdamW', 0, 30),
         record('NAdamW', 1, None),
         record('K-FAC-reduce', 0, 10),
+        *[
+            record(f'point {number} with an exponent', seed, reaches_at)
+            for number in range(1, 6)
+            for seed, reaches_at in enumerate([None, 10] if number == 2 else [20, 20])
+        ],
         record('point 1 of five', 0, 20),
-        record('point 1 of five', 1, 20),
-        record('point 2 of five', 0, None),
-        record('point 2 of five', 1, 10),
     ]
     found = table(records)
-    assert found == {
-        'NAdamW': ['0.004', '0', '- (30, -)'],
-        'point 1 of five': ['0.01', '1', '20 (20, 20)'],
-        'point 2 of five': ['0.01', '0.5', '- (-, 10)'],
-        'best of the five of each seed': ['', '', '15 (20, 10)'],
-    }
-    assert 'K-FAC-reduce' in table(records, seeds=[0])
+    assert found['NAdamW'] == ['none', '0.004', '0', '1', '-', '- (30, -)']
+    assert found['point 1 with an exponent'][-1] == '20 (20, 20)'
+    assert found['point 2 with an exponent'][-1] == '- (-, 10)'
+    best = 'best point with an exponent, of each seed'
+    assert found[best] == [''] * 5 + ['15 (20, 10)']
+    assert len(found) == 7
+    found = table(records, seeds=[0])
+    assert found['K-FAC-reduce'][-1] == '10 (10)'
+    assert found['point 1 of five'][4:] == ['16', '20 (20)']
 
 
 def test_nothing_trained():

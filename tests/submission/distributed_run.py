@@ -126,6 +126,7 @@ RUNS = {
     'reduce, Monte Carlo': Run(_point('reduce', 'monte_carlo')),
     'expand, every second position': Run(_point('expand', statistics_stride=2)),
     'reduce, float32': Run(_point('reduce'), dtype=torch.float32),
+    'expand, averaged': Run(_point('expand', averaging_power=4.0)),
     'expand, graphs': Run(_point('expand'), TinyGraphWorkload, _graphs),
     'reduce, graphs': Run(_point('reduce', 'monte_carlo'), TinyGraphWorkload, _graphs),
     'expand, layer not reached by all': Run(
@@ -152,6 +153,9 @@ def result(run, rank=0, world_size=1):
     with mock.patch.object(labels, 'sampled_output_gradient', _likeliest_labels):
         train(workload, run.point, state, wrapped, range(STEPS), batches)
     found = {'parameters': model.state_dict(), 'layers': {}, 'counters': {}}
+    if 'average' in state:
+        kept = state['average'].state_dict()['kept']
+        found['parameters'].update({f'averaged {name}': kept[name] for name in kept})
     if 'preconditioner' in state:
         kfac = state['preconditioner'].state_dict()
         found.update(layers=kfac['layers'], counters=kfac['counters'])

@@ -52,6 +52,7 @@ def test_plain_steps_read_nothing(rule, approximation, is_finite):
         inverse_interval=100,
         grad_clip=0.5,
         dropout_rate=0.1,
+        averaging_power=8.0,
     )
     state, model = init(workload, point)
     train(workload, point, state, model, range(2))

@@ -13,7 +13,8 @@ from experiments.time_to_target.choose_points import (
     mean_log_steps,
     steps_by_study,
 )
-from experiments.time_to_target.methods import METHODS, RESULTS
+from experiments.time_to_target.methods import AVERAGED, RESULTS
+from submission.settings import Settings
 from tests.experiments.time_to_target.records import make_record
 from tests.test_tuning_search_space import PATH as SEARCH_SPACE
 
@@ -111,8 +112,10 @@ def test_fewer_candidates_than_places():
     assert sorted(choose(1, 3, STUDIES, STEP_HINTS)) == [0, 1, 2]
 
 
-def test_defaults_are_among_the_candidates():
-    points = [*METHODS['kfac_expand'].points, *METHODS['kfac_reduce'].points]
-    assert points[_first_of(points)]['approximation'] == 'reduce'
-    with pytest.raises(ValueError, match="submission's defaults"):
-        _first_of(METHODS['kfac_expand'].points)
+def test_the_self_tuning_point_is_among_the_candidates():
+    both = [AVERAGED[f'kfac_{a}_averaged'].points for a in ('expand', 'reduce')]
+    points = [*both[0], *both[1]]
+    first = points[_first_of(points)]
+    assert first['approximation'] == Settings.self_tuning().approximation
+    with pytest.raises(ValueError, match='that of the self-tuning ruleset'):
+        _first_of([point for point in points if point != first])

@@ -21,7 +21,10 @@ WORKLOADS = {'tokens': TinyWorkload, 'graphs': TinyGraphWorkload}
 
 def _point(approximation):
     return hyperparameters(
-        approximation=approximation, statistics_interval=2, inverse_interval=2
+        approximation=approximation,
+        statistics_interval=2,
+        inverse_interval=2,
+        averaging_power=4.0,
     )
 
 
@@ -40,7 +43,7 @@ def _check_shares():
 
 
 def results_of(cases):
-    """Returns the number of devices, and the parameters after training."""
+    """Returns the number of devices, and both kinds of parameters after training."""
     _check_shares()
     results = {'devices': np.asarray(jax.device_count())}
     for case in cases:
@@ -53,7 +56,8 @@ def results_of(cases):
         parts = (steps.plain, steps.statistics, steps.inverses, steps.apply)
         assert [part._cache_size() for part in parts] == [1, 1, 1, 1]
         assert int(state.kfac.counters['factor_updates']) == 4
-        for parameter, value in flatten(params).items():
+        both = {'trained': params, 'averaged': state.average.average.params}
+        for parameter, value in flatten(both).items():
             assert len(value.sharding.device_set) == jax.device_count()
             assert value.sharding.is_fully_replicated
             results[f'{case}, {parameter}'] = np.asarray(value)
