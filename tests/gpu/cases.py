@@ -7,6 +7,7 @@ HYPERPARAMETERS = {
     **small_models.HYPERPARAMETERS,
     'grad_clip': None,
     'inverse_interval': 5,
+    'averaging_power': 4.0,
 }
 # Model, approximation, Fisher.
 CASES = [

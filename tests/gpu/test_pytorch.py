@@ -91,6 +91,20 @@ class Run:
                 [1, number],
             )
 
+    def prepare_for_eval(self):
+        self.state, self.model, _ = pytorch_submission.prepare_for_eval(
+            self.workload,
+            self.model,
+            None,
+            None,
+            self.point,
+            self.workload.loss_type,
+            self.state,
+            [],
+            0,
+            [1, 2],
+        )
+
     def train(self, steps=STEPS):
         for number in range(steps):
             self.step(number)
@@ -183,6 +197,7 @@ def test_a_resumed_run_goes_on_as_it_would_have(approximation):
     whole, resumed = runs
     for run in runs:
         run.train(6)
+        run.prepare_for_eval()
     fresh = Run('vit', 'cuda', torch.float32, approximation=approximation)
     fresh.model.load_state_dict(resumed.model.state_dict())
     for name, part in fresh.state.items():
