@@ -52,7 +52,8 @@ def test_as_many_devices_give_the_parameters_of_one(tmp_path, n_devices, cases):
     several = _results(tmp_path, n_devices, cases)
     assert (int(one.pop('devices')), int(several.pop('devices'))) == (1, n_devices)
     assert one.keys() == several.keys()
-    assert len(one) == 7 + 6
+    # Of both models, trained and averaged.
+    assert len(one) == 2 * (7 + 6)
     for name, expected in one.items():
         np.testing.assert_allclose(
             several[name], expected, rtol=1e-3, atol=1e-5, err_msg=name
