@@ -33,8 +33,8 @@ from experiments.variations.points import Point, choose_names
 from submission.settings import Settings
 from workloads_overrides import registry
 
-RESULTS = pathlib.Path(__file__).parent / 'results' / 'wide_models'
 _HERE = pathlib.Path(__file__).parent
+RESULTS = _HERE / 'results' / 'wide_models'
 # Names of what is compared by its five points to the file of these.
 FIVES = {
     'of five': _HERE.parent / 'tuning_search_space.json',
@@ -124,12 +124,10 @@ def format_table(
             f'{", ".join(map(str, seeds))}; train first, without --report.'
         )
     for title in FIVES:
-        of_five = [runs_at.get(point.name) for point in five_points(title)]
-        if all(of_five):
-            best = [
-                scores.best_of(runs, target)
-                for runs in zip(*filter(None, of_five), strict=True)
-            ]
+        names = [point.name for point in five_points(title)]
+        if runs_at.keys() >= set(names):
+            of_five = [runs_at[name] for name in names]
+            best = [scores.best_of(runs, target) for runs in zip(*of_five, strict=True)]
             name = f'best point {title}, of each seed'
             rows.append([name, *[''] * 5, format_steps(best, target)])
     header = [

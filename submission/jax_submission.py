@@ -88,15 +88,13 @@ class Updated(NamedTuple):
 
     Attributes:
       first_order: State of the first-order rule.
-      params: The parameters.
-      model_state: The model's state.
+      trained: The parameters and the model's state.
       average: The averaged parameters; None without them.
       scalars: What may be logged.
     """
 
     first_order: FirstOrderState
-    params: Any
-    model_state: Any
+    trained: Model
     average: Model | None
     scalars: dict[str, jax.Array]
 
@@ -303,12 +301,11 @@ def _apply(
     )
     # A moving average of batch statistics that took in NaN would stay so for good.
     model_state = _kept_unless(jnp.isfinite(norm), passed.model_state, model_state)
+    trained = Model(params, model_state)
     if average is not None:
-        average = parameter_average.moved(
-            average, Model(params, model_state), rates.newest_share
-        )
+        average = parameter_average.moved(average, trained, rates.newest_share)
     scalars = {'loss': passed.loss, 'grad_norm': norm}
-    return Updated(first_order, params, model_state, average, scalars)
+    return Updated(first_order, trained, average, scalars)
 
 
 def _kept_unless(counts: jax.Array, stepped: Any, before: Any) -> Any:
@@ -419,13 +416,12 @@ def update_params(
         updated = steps.apply(
             first_order, params, model_state, average, kfac, passed, rates
         )
-    trained = Model(updated.params, updated.model_state)
     if updated.average is not None:
-        averaging = ParameterAverage(trained, updated.average)
+        averaging = ParameterAverage(updated.trained, updated.average)
     state = OptimizerState(kfac, averaging, updated.first_order)
     if global_step % LOG_INTERVAL == 0:
         _log(workload, global_step, updated.scalars, state, preconditioner)
-    return (state, steps), *trained
+    return (state, steps), *updated.trained
 
 
 def _log(

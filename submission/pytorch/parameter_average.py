@@ -20,6 +20,7 @@ class ParameterAverage:
     being kept here, so that nothing is held twice.
     """
 
+    @torch.no_grad()
     def __init__(self, model: nn.Module, power: float) -> None:
         """Begins with the parameters as they are.
 
@@ -39,10 +40,9 @@ class ParameterAverage:
 
     def _in_model(self) -> dict[str, Tensor]:
         """Returns by name what the model holds of what is averaged."""
-        parameters = {name: value.detach() for name, value in self._parameters.items()}
         # Some modules put a new tensor in place of a statistic.
         statistics = {name: getattr(*place) for name, place in self._statistics.items()}
-        return {**parameters, **statistics}
+        return {**self._parameters, **statistics}
 
     @torch.no_grad()
     def update(self, step: int) -> None:

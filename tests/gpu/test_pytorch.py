@@ -10,6 +10,7 @@ from submission import pytorch_submission
 from submission.pytorch import approximations, labels
 from submission.pytorch.inverses import damped_inverses
 from submission.settings import Settings
+from tests.submission.training import prepare_for_eval
 from tests.workloads_overrides.small_models import BATCH_SIZE, SmallGNN, SmallViT
 from workloads_overrides.imagenet_vit_fashion_mnist import pytorch_workload as vit
 from workloads_overrides.ogbg_chembl import pytorch_workload as gnn
@@ -90,20 +91,6 @@ class Run:
                 number,
                 [1, number],
             )
-
-    def prepare_for_eval(self):
-        self.state, self.model, _ = pytorch_submission.prepare_for_eval(
-            self.workload,
-            self.model,
-            None,
-            None,
-            self.point,
-            self.workload.loss_type,
-            self.state,
-            [],
-            0,
-            [1, 2],
-        )
 
     def train(self, steps=STEPS):
         for number in range(steps):
@@ -197,7 +184,7 @@ def test_a_resumed_run_goes_on_as_it_would_have(approximation):
     whole, resumed = runs
     for run in runs:
         run.train(6)
-        run.prepare_for_eval()
+        prepare_for_eval(run.state, run.model)
     fresh = Run('vit', 'cuda', torch.float32, approximation=approximation)
     fresh.model.load_state_dict(resumed.model.state_dict())
     for name, part in fresh.state.items():

@@ -8,35 +8,31 @@ import numpy as np
 import pytest
 import torch
 
-from submission import pytorch_submission
 from submission.averaging import newest_share
 from submission.pytorch.parameter_average import ParameterAverage
 
 from .test_running_statistics import BatchNorm, Model, ReassigningNorm
 from .tiny_workload import TinyWorkload
-from .training import hyperparameters, init, train
+from .training import hyperparameters, init, prepare_for_eval, train
 
 POWER, STEPS = 3, 6
 
 
+def step_weights(n_steps, power=POWER):
+    """t (t + 1) ... (t + power - 1), by definition, of the step t counted from 1."""
+    return [math.prod(range(t, t + power)) for t in range(1, n_steps + 1)]
+
+
 @hypothesis.given(power=st.integers(0, 20), steps=st.integers(1, 50))
 def test_weights_grow_with_the_power_of_the_step(power, steps):
-    """t (t + 1) ... (t + power - 1), by definition, of the step t counted from 1."""
     values = np.random.default_rng(0).normal(size=steps)
     average = math.nan
     for step, value in enumerate(values):
         share = newest_share(step, power)
         average = value if share == 1.0 else average + share * (value - average)
-    weights = [math.prod(range(t, t + power)) for t in range(1, steps + 1)]
+    weights = step_weights(steps, power)
     expected = sum(w * value for w, value in zip(weights, values, strict=True))
     assert average == pytest.approx(expected / sum(weights), rel=1e-9, abs=1e-12)
-
-
-def prepare_for_eval(state, model):
-    found = pytorch_submission.prepare_for_eval(
-        None, model, None, 'state', None, None, state, [], 0, (0, 1)
-    )
-    assert found == (state, model, 'state')
 
 
 def copied(model):
@@ -51,7 +47,7 @@ def assert_same(found, expected):
 
 def weighted(history):
     """The mean of what a model held after each step."""
-    weights = [math.prod(range(t, t + POWER)) for t in range(1, len(history) + 1)]
+    weights = step_weights(len(history))
     return {
         name: sum(
             w * held[name].double() for w, held in zip(weights, history, strict=True)

@@ -17,6 +17,8 @@ from submission.jax import labels as jax_labels
 from submission.jax import naming
 from submission.likelihood import Likelihood
 from submission.pytorch import labels as pytorch_labels
+from tests.submission import training
+from tests.submission.jax import training as jax_training
 from tests.workloads_overrides.double_precision import double_precision
 from tests.workloads_overrides.small_models import (
     BATCH_SIZE,
@@ -194,24 +196,10 @@ class Pair:
 
     def prepare_for_eval(self):
         """Both models hold what is evaluated."""
-        for submission, params, state in (
-            (pytorch_submission, self.model, self.pytorch_state),
-            (jax_submission, self.params, self.jax_state),
-        ):
-            _, prepared, _ = submission.prepare_for_eval(
-                workload=None,
-                current_param_container=params,
-                current_params_types=None,
-                model_state=None,
-                hyperparameters=None,
-                loss_type=None,
-                optimizer_state=state,
-                eval_results=[],
-                global_step=0,
-                rng=None,
-            )
-            if submission is jax_submission:
-                self.params = prepared
+        training.prepare_for_eval(self.pytorch_state, self.model)
+        _, self.params, _ = jax_training.prepare_for_eval(
+            self.jax_state, self.params, None
+        )
 
     def factors(self):
         """Yields layer, side, and the average of the factor in both frameworks."""
@@ -240,6 +228,13 @@ APPROXIMATIONS = {
 
 def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def assert_parameters_agree(pair, tolerance):
+    found = pair.to_pytorch(pair.params)
+    for name, parameter in pair.model.named_parameters():
+        error = relative_error(found[name], parameter.detach().numpy())
+        assert error < tolerance, name
 
 
 def assert_factors_agree(pair):
@@ -356,11 +351,9 @@ def test_parameters_agree_after_training(
     assert_preconditioned_gradients_agree(pair)
     for global_step in range(1, 25):
         pair.step(global_step)
-    found = pair.to_pytorch(pair.params)
     for name, parameter in pair.model.named_parameters():
-        expected = parameter.detach()
-        assert relative_error(expected, before[name]) > 1e-3, name
-        assert relative_error(found[name], expected.numpy()) < 1e-6, name
+        assert relative_error(parameter.detach(), before[name]) > 1e-3, name
+    assert_parameters_agree(pair, 1e-6)
 
 
 def test_parameters_agree_where_wide_layers_learn_less(monkeypatch):
@@ -368,9 +361,7 @@ def test_parameters_agree_where_wide_layers_learn_less(monkeypatch):
     pair = Pair('vit', approximation='reduce', fan_in_exponent=1.0)
     for global_step in range(4):
         pair.step(global_step)
-    found = pair.to_pytorch(pair.params)
-    for name, parameter in pair.model.named_parameters():
-        assert relative_error(found[name], parameter.detach().numpy()) < 1e-6, name
+    assert_parameters_agree(pair, 1e-6)
 
 
 def test_averaged_parameters_agree():
@@ -379,11 +370,9 @@ def test_averaged_parameters_agree():
         pair.step(global_step)
     trained = {name: p.detach().clone() for name, p in pair.model.named_parameters()}
     pair.prepare_for_eval()
-    found = pair.to_pytorch(pair.params)
     for name, parameter in pair.model.named_parameters():
-        expected = parameter.detach()
-        assert relative_error(expected, trained[name]) > 1e-4, name
-        assert relative_error(found[name], expected.numpy()) < 1e-6, name
+        assert relative_error(parameter.detach(), trained[name]) > 1e-4, name
+    assert_parameters_agree(pair, 1e-6)
 
 
 @pytest.mark.parametrize('workload', ['gnn', 'vit'])
@@ -391,6 +380,4 @@ def test_nadamw_agrees_after_training(workload):
     pair = Pair(workload, approximation='none')
     for global_step in range(25):
         pair.step(global_step)
-    found = pair.to_pytorch(pair.params)
-    for name, parameter in pair.model.named_parameters():
-        assert relative_error(found[name], parameter.detach().numpy()) < 1e-9, name
+    assert_parameters_agree(pair, 1e-9)

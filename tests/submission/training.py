@@ -47,3 +47,11 @@ def train(workload, point, state, model, steps, batches=None):
             (17, step),
         )
     return state, model
+
+
+def prepare_for_eval(state, model):
+    """Puts what is to be evaluated into the model."""
+    found = pytorch_submission.prepare_for_eval(
+        None, model, None, 'state', None, None, state, [], 0, (0, 1)
+    )
+    assert found == (state, model, 'state')

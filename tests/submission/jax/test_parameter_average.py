@@ -1,25 +1,13 @@
 """Evaluation gets averaged parameters, and training does not notice."""
 
-import math
-
 import jax
 import numpy as np
 import pytest
 
-from submission import jax_submission
+from tests.submission.test_parameter_average import POWER, STEPS, step_weights
 
 from .tiny_workload import TinyModel, TinyWorkload
-from .training import hyperparameters, init, train
-
-POWER, STEPS = 3, 6
-
-
-def _prepared(state, params, model_state):
-    found, *evaluated = jax_submission.prepare_for_eval(
-        None, params, None, model_state, None, None, state, [], 0, None
-    )
-    assert found is state
-    return tuple(evaluated)
+from .training import hyperparameters, init, prepare_for_eval, train
 
 
 def _as_numpy(tree):
@@ -27,7 +15,7 @@ def _as_numpy(tree):
 
 
 def _weighted(history):
-    weights = [math.prod(range(t, t + POWER)) for t in range(1, len(history) + 1)]
+    weights = step_weights(len(history))
     return jax.tree.map(
         lambda *values: np.average(values, axis=0, weights=weights), *history
     )
@@ -53,24 +41,22 @@ def test_evaluation_gets_the_mean_and_training_goes_on(approximation):
         )
         if step % 2:
             # More than once, as where one evaluation follows another.
-            evaluated = _prepared(averaged[0], *_prepared(*averaged))
+            averaged = prepare_for_eval(*prepare_for_eval(*averaged))
             jax.tree.map(
                 lambda found, mean: np.testing.assert_allclose(
                     found, mean, rtol=1e-4, atol=1e-6
                 ),
-                evaluated,
+                averaged[1:],
                 _weighted(history),
             )
             assert all(
                 not np.array_equal(mean, now)
                 for mean, now in zip(
-                    jax.tree.leaves(evaluated),
+                    jax.tree.leaves(averaged[1:]),
                     jax.tree.leaves(history[-1]),
                     strict=True,
                 )
             )
-            # A runner goes on with what it evaluated.
-            averaged = (averaged[0], *evaluated)
 
 
 def test_a_step_is_compiled_once():
@@ -79,8 +65,7 @@ def test_a_step_is_compiled_once():
     point = hyperparameters(averaging_power=POWER, statistics_interval=3)
     run = init(workload, point)
     for step in range(STEPS):
-        run = train(workload, point, *run, [step])
-        run = (run[0], *_prepared(*run))
+        run = prepare_for_eval(*train(workload, point, *run, [step]))
     _, steps = run[0]
     parts = (steps.plain, steps.statistics, steps.inverses, steps.apply)
     assert [part._cache_size() for part in parts] == [1] * 4

@@ -5,7 +5,7 @@ import jax
 from submission import jax_submission
 from tests.submission.training import hyperparameters
 
-__all__ = ['hyperparameters', 'init', 'train']
+__all__ = ['hyperparameters', 'init', 'prepare_for_eval', 'train']
 
 
 def init(workload, point):
@@ -35,3 +35,12 @@ def train(workload, point, state, params, model_state, steps, batches=None):
             jax.random.fold_in(jax.random.PRNGKey(17), step),
         )
     return state, params, model_state
+
+
+def prepare_for_eval(state, params, model_state):
+    """Returns the same with what is to be evaluated, which a runner then trains on."""
+    found = jax_submission.prepare_for_eval(
+        None, params, None, model_state, None, None, state, [], 0, None
+    )
+    assert found[0] is state
+    return found
