@@ -25,7 +25,7 @@ from experiments import command, trials
 from experiments.step_time import breakdown, intervals, memory, plots, tables
 from experiments.step_time.results import Results
 from experiments.step_time.runs import Run, start_all
-from experiments.step_time.variants import points
+from experiments.step_time.variants import INTERVAL, points
 from submission.settings import get_batch_size
 from workloads_overrides import registry
 from workloads_overrides.runner import frameworks
@@ -59,7 +59,9 @@ def measure_all(
     @functools.cache
     def runs() -> dict[str, Run]:
         workload = registry.load_workload(workload_name, framework_name)
-        return start_all(workload, framework_name, points(), batch_size)
+        # So that there are steps with new factors and the inverses of before.
+        chosen = points(inverse_interval=2 * INTERVAL)
+        return start_all(workload, framework_name, chosen, batch_size)
 
     def steps() -> dict[str, Any]:
         seconds = intervals.measure(runs(), rounds)

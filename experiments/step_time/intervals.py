@@ -1,10 +1,12 @@
 """Seconds a step by statistics interval, each variant in turn with NAdamW.
 
 A round gives every K-FAC variant an interval of 10 (one statistics step, nine plain
-ones) and some statistics steps in a row, which is what an interval of 1 trains, with
-steps of NAdamW before and after. Intervals 1 and 10 are measured that way; an interval
-of 50 is derived from the two kinds of step of the same round. The first step after
-another run's does not count: it finds the caches full of the other's arrays.
+ones), some steps in a row with new factors and the inverses of before, and some
+statistics steps in a row, which is what an interval of 1 trains, with steps of NAdamW
+before and after. Intervals 1 and 10 are measured that way; what follows from the kinds
+of step of the same round are an interval of 50, and new factors in every step with new
+inverses in every tenth. The first step after another run's does not count: it finds the
+caches full of the other's arrays.
 
 Ratios are taken round by round against NAdamW's steps next to the variant's, which
 cancels the drift of a shared machine. Between steps of one kind in a row nothing waits
@@ -22,6 +24,8 @@ from experiments.step_time.runs import Run
 from experiments.step_time.variants import INTERVAL, NADAMW
 
 DERIVED_INTERVAL = 50
+# How often factors and inverses are renewed, besides both together.
+SELDOM_INVERSES = f'every 1, inverses every {INTERVAL}'
 _STATISTICS_STEPS = 3
 _NADAMW_STEPS = INTERVAL - 1
 
@@ -37,7 +41,7 @@ def measure(runs: Mapping[str, Run], rounds: int) -> Rounds:
 
     Returns:
       K-FAC variant to the mean seconds in each round of: `nadamw` (its steps before
-      and after), `plain`, `statistics`, `every 1` and `every 10`.
+      and after), `plain`, `factors`, `statistics`, `every 1` and `every 10`.
     """
     for run in runs.values():
         run.warm_up()
@@ -50,11 +54,13 @@ def measure(runs: Mapping[str, Run], rounds: int) -> Rounds:
             run.take('plain')
             statistics = run.take('statistics')
             plain = run.take('plain', INTERVAL - 1)
+            factors = run.take('factors', _STATISTICS_STEPS)
             in_a_row = run.take('statistics', _STATISTICS_STEPS)
             after = _nadamw_steps(nadamw)
             now = {
                 NADAMW: (before + after) / 2,
                 'plain': plain,
+                'factors': factors,
                 'statistics': statistics,
                 'every 1': in_a_row,
                 f'every {INTERVAL}': plain + (statistics - plain) / INTERVAL,
@@ -89,11 +95,16 @@ def summarise(seconds: Rounds) -> dict[str, Any]:
             for column, values in columns.items()
             if column != NADAMW
         }
-        plain, statistics = (np.array(columns[c]) for c in ('plain', 'statistics'))
-        longer = plain + (statistics - plain) / DERIVED_INTERVAL
-        summary[name][f'every {DERIVED_INTERVAL}'] = _spread(
-            longer, longer / reference, derived=True
+        plain, statistics, factors, all_new = (
+            np.array(columns[c]) for c in ('plain', 'statistics', 'factors', 'every 1')
         )
+        derived = {
+            SELDOM_INVERSES: factors + (all_new - factors) / INTERVAL,
+            f'every {DERIVED_INTERVAL}': plain
+            + (statistics - plain) / DERIVED_INTERVAL,
+        }
+        for column, values in derived.items():
+            summary[name][column] = _spread(values, values / reference, derived=True)
     return summary
 
 

@@ -25,7 +25,8 @@ def plot_intervals(summary: Mapping[str, Any], title: str, path: pathlib.Path) -
     """
     mpl.use('Agg')
     variants = {name: columns for name, columns in summary.items() if name != NADAMW}
-    intervals = [c for c in next(iter(variants.values())) if c.startswith('every')]
+    of_first = next(iter(variants.values()))
+    intervals = [c for c in of_first if c.removeprefix('every ').isdecimal()]
     figure, axis = plt.subplots(figsize=(7, 4))
     width = 0.8 / len(variants)
     places = np.arange(len(intervals))
@@ -43,7 +44,7 @@ def plot_intervals(summary: Mapping[str, Any], title: str, path: pathlib.Path) -
             color=_COLOURS[number],
         )
     axis.axhline(1.0, color='black', linewidth=1, label='NAdamW')
-    derived = [next(iter(variants.values()))[i]['derived'] for i in intervals]
+    derived = [of_first[i]['derived'] for i in intervals]
     axis.set_xticks(
         places,
         [

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from experiments.training import Training
 from submission.settings import Settings
 
-StepKind = Literal['plain', 'statistics']
+StepKind = Literal['plain', 'factors', 'statistics']
 
 
 class Run:
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def kinds(self) -> tuple[StepKind, ...]:
-        """The kinds of step that the run has."""
+        """The kinds of step that it has whatever its intervals."""
         if self.settings.approximation == 'none':
             return ('plain',)
         return ('statistics', 'plain')
@@ -54,24 +54,41 @@ class Run:
     def take(self, kind: StepKind, number: int = 1) -> float:
         """Takes steps of a kind in a row; returns the seconds of one, their mean.
 
-        Which kind a step is follows from its number, so numbers of the other kind
-        are left out. A run with nothing but statistics steps is one whose interval
-        is 1.
+        Which kind a step is follows from its number, so numbers of other kinds are
+        left out. A run with nothing but statistics steps is one whose intervals are
+        1.
 
         Args:
-          kind: Whether the factors and their inverses are renewed; without K-FAC
-            all steps are plain.
+          kind: What is renewed: the factors and their inverses (`statistics`), the
+            factors alone, or neither (`plain`). Without K-FAC all steps are plain.
           number: How many, between which nothing waits for the device.
+
+        Raises:
+          ValueError: If there is no step with new factors alone, since inverses are
+            renewed as often.
         """
+        settings = self.settings
+        if kind == 'factors' and not (
+            settings.inverse_interval > settings.statistics_interval
+        ):
+            raise ValueError(
+                'No step renews the factors alone with a statistics_interval of '
+                f'{settings.statistics_interval} and an inverse_interval of '
+                f'{settings.inverse_interval}; make the latter longer.'
+            )
         return self.training.take_steps([self._next(kind) for _ in range(number)])
 
     def _next(self, kind: StepKind) -> int:
         if len(self.kinds) > 1:
-            is_statistics = self.settings.is_statistics_step
-            while is_statistics(self.step) != (kind == 'statistics'):
+            while self._kind_of(self.step) != kind:
                 self.step += 1
         self.step += 1
         return self.step - 1
+
+    def _kind_of(self, step: int) -> StepKind:
+        if not self.settings.is_statistics_step(step):
+            return 'plain'
+        return 'statistics' if self.settings.is_inverse_step(step) else 'factors'
 
     def warm_up(self) -> None:
         """Takes the first steps, which compile, allocate and fill the state."""

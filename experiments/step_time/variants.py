@@ -19,7 +19,6 @@ _POINT = {
     'weight_decay': 0.01,
     'warmup_factor': 0.05,
     'statistics_interval': INTERVAL,
-    'inverse_interval': INTERVAL,
 }
 
 
@@ -28,11 +27,16 @@ def variant_name(approximation: str, fisher_type: str) -> str:
     return f'{approximation}, {fisher_type}'
 
 
-def points() -> dict[str, dict[str, Any]]:
-    """Returns the hyperparameters of all variants by name, NAdamW first."""
+def points(inverse_interval: int = INTERVAL) -> dict[str, dict[str, Any]]:
+    """Returns the hyperparameters of all variants by name, NAdamW first.
+
+    Args:
+      inverse_interval: Steps between two updates of the inverses.
+    """
+    common = {**_POINT, 'inverse_interval': inverse_interval}
     kfac = {
         variant_name(approximation, fisher_type): {
-            **_POINT,
+            **common,
             'approximation': approximation,
             'fisher_type': fisher_type,
         }
@@ -40,4 +44,4 @@ def points() -> dict[str, dict[str, Any]]:
             APPROXIMATIONS, FISHER_TYPES
         )
     }
-    return {NADAMW: {**_POINT, 'approximation': 'none'}, **kfac}
+    return {NADAMW: {**common, 'approximation': 'none'}, **kfac}

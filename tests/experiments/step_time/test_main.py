@@ -34,7 +34,15 @@ def test_measures_writes_and_reports(tmp_path, monkeypatch):
     summary = results.parts['steps']['summary']
     assert list(summary) == list(points())
     kfac = summary['expand, monte_carlo']
-    assert list(kfac) == ['plain', 'statistics', 'every 1', 'every 10', 'every 50']
+    assert list(kfac) == [
+        'plain',
+        'factors',
+        'statistics',
+        'every 1',
+        'every 10',
+        'every 1, inverses every 10',
+        'every 50',
+    ]
     text = (tmp_path / 'some_pytorch.json').read_text()
     assert json.loads(text)['parts'] == results.parts
     # Nothing is missing any more.
