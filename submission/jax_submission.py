@@ -26,7 +26,7 @@ from .jax.naming import flatten, unflatten
 from .jax.parameter_average import Model, ParameterAverage
 from .jax.preconditioner import KFACPreconditioner, KFACState
 from .likelihood import Likelihood, likelihood_to_sample
-from .schedule import scheduled_learning_rate
+from .schedule import scheduled_learning_rate, with_scheduled_weight_decay
 from .settings import Settings, get_batch_size, validate_hyperparameters
 from .step_log import LOG_INTERVAL, log_step
 
@@ -142,7 +142,9 @@ def init_optimizer_state(
     rng: Any,
 ) -> tuple[OptimizerState, Steps]:
     """Returns the optimiser's state, and the compiled functions that update it."""
-    settings = Settings.from_hyperparameters(hyperparameters)
+    settings = with_scheduled_weight_decay(
+        Settings.from_hyperparameters(hyperparameters), workload.step_hint
+    )
     preconditioner = None
     if settings.approximation != 'none':
         shapes = {name: p.shape for name, p in flatten(model_params).items()}

@@ -19,7 +19,7 @@ from .pytorch.first_order import FirstOrderOptimizer
 from .pytorch.parameter_average import ParameterAverage
 from .pytorch.preconditioner import KFACPreconditioner
 from .pytorch.wrappers import for_statistics, unwrap
-from .schedule import scheduled_learning_rate
+from .schedule import scheduled_learning_rate, with_scheduled_weight_decay
 from .settings import Settings, get_batch_size, validate_hyperparameters
 from .step_log import LOG_INTERVAL, log_step
 
@@ -41,8 +41,10 @@ def init_optimizer_state(
     rng: Any,
 ) -> dict[str, Any]:
     """Returns the optimiser's state; every value has `state_dict`."""
-    del workload, model_state, rng
-    settings = Settings.from_hyperparameters(hyperparameters)
+    del model_state, rng
+    settings = with_scheduled_weight_decay(
+        Settings.from_hyperparameters(hyperparameters), workload.step_hint
+    )
     model = unwrap(model_params)
     state: dict[str, Any] = {}
     if settings.approximation != 'none':

@@ -1,8 +1,12 @@
-"""The learning-rate schedule, the same in both frameworks."""
+"""The schedule of learning rate and weight decay, the same in both frameworks."""
 
+import dataclasses
 import math
 
 from .settings import Settings
+
+# The length of the schedules that weight decay was tuned on.
+REFERENCE_STEPS = 1000
 
 
 def learning_rate_at(
@@ -41,5 +45,32 @@ def scheduled_learning_rate(settings: Settings, step_hint: int, step: int) -> fl
         step,
         settings.learning_rate,
         settings.warmup_factor,
-        round(settings.step_hint_factor * step_hint),
+        _schedule_steps(settings, step_hint),
     )
+
+
+def with_scheduled_weight_decay(settings: Settings, step_hint: int) -> Settings:
+    """Returns the settings with the weight decay that suits the schedule's length.
+
+    An update is forgotten within about 1 / (learning_rate * weight_decay) steps. How
+    long that should be is a matter of epochs rather than of steps (Wang and Aitchison,
+    2024, arXiv 2405.13698): what suits a short schedule forgets too soon on a long one.
+
+    Args:
+      settings: The trial's settings.
+      step_hint: As for `scheduled_learning_rate`.
+
+    Returns:
+      The settings with `weight_decay * (1000 / steps) ** weight_decay_exponent` for
+      schedules of more than 1000 steps, and an exponent of zero.
+    """
+    longer = max(_schedule_steps(settings, step_hint) / REFERENCE_STEPS, 1.0)
+    return dataclasses.replace(
+        settings,
+        weight_decay=settings.weight_decay * longer**-settings.weight_decay_exponent,
+        weight_decay_exponent=0.0,
+    )
+
+
+def _schedule_steps(settings: Settings, step_hint: int) -> int:
+    return round(settings.step_hint_factor * step_hint)

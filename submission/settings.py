@@ -60,6 +60,7 @@ _ALLOWED = {
     'weight_decay': _NON_NEGATIVE,
     'warmup_factor': _FRACTION,
     'step_hint_factor': _POSITIVE,
+    'weight_decay_exponent': _NON_NEGATIVE,
     'fan_in_exponent': _NON_NEGATIVE,
     'averaging_power': _NON_NEGATIVE,
     'dropout_rate': _FRACTION,
@@ -87,6 +88,8 @@ class Settings:
       warmup_factor: Share of the schedule spent warming up.
       step_hint_factor: Length of the schedule as a multiple of the workload's
         `step_hint`.
+      weight_decay_exponent: How weight decay falls with the length of the schedule: by
+        (1000 / steps) ** weight_decay_exponent for more than 1000.
       fan_in_exponent: How the learning rate of K-FAC's layers falls with the number of
         their inputs: by (64 / inputs) ** fan_in_exponent for more than 64.
       averaging_power: Evaluation gets the mean of the parameters of all steps, the
@@ -129,6 +132,7 @@ class Settings:
     weight_decay: float = 0.2
     warmup_factor: float = 0.05
     step_hint_factor: float = 0.5
+    weight_decay_exponent: float = 0.0
     fan_in_exponent: float = 0.0
     averaging_power: float | None = None
     dropout_rate: float | None = 0.0

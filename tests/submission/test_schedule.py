@@ -1,12 +1,14 @@
-"""The learning rate of every step."""
+"""The learning rate of every step, and the weight decay of a schedule."""
 
+import dataclasses
 import warnings
 
 import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from submission.schedule import learning_rate_at
+from submission.schedule import learning_rate_at, with_scheduled_weight_decay
+from submission.settings import Settings
 
 
 def _torch_rates(peak, warmup_factor, steps):
@@ -60,3 +62,30 @@ def test_zero_after_the_end(step):
 def test_very_short_schedules(steps):
     assert learning_rate_at(0, 2.0, 0.5, steps) == 2.0
     assert learning_rate_at(1, 2.0, 0.5, steps) == 0.0
+
+
+@pytest.mark.parametrize(
+    ('step_hint_factor', 'step_hint', 'exponent', 'expected'),
+    [
+        (1.0, 4000, 0.0, 0.2),
+        (1.0, 4000, 0.5, 0.1),
+        (1.0, 4000, 1.0, 0.05),
+        (0.5, 4000, 1.0, 0.1),
+        (1.0, 1000, 1.0, 0.2),
+        (1.0, 100, 1.0, 0.2),
+    ],
+)
+def test_weight_decay_of_longer_schedules(
+    step_hint_factor, step_hint, exponent, expected
+):
+    settings = Settings(
+        weight_decay=0.2,
+        weight_decay_exponent=exponent,
+        step_hint_factor=step_hint_factor,
+    )
+    found = with_scheduled_weight_decay(settings, step_hint)
+    assert found.weight_decay == pytest.approx(expected)
+    # Nothing else changes, and a second time nothing at all.
+    unchanged = {'weight_decay': 0.2, 'weight_decay_exponent': exponent}
+    assert dataclasses.replace(found, **unchanged) == settings
+    assert with_scheduled_weight_decay(found, step_hint) == found

@@ -51,6 +51,7 @@ LIMITS = {
     'weight_decay': ([0, 5], [-1e-9, math.inf]),
     'warmup_factor': ([0, 0.99], [1, -0.1]),
     'step_hint_factor': ([0.01, 3], [0, -1]),
+    'weight_decay_exponent': ([0, 0.5, 1], [-0.1, math.inf]),
     'fan_in_exponent': ([0, 0.5, 1], [-0.1, math.inf]),
     'averaging_power': ([None, 0, 16], [-1, math.inf]),
     'dropout_rate': ([0, 0.5, None], [1, -0.1]),

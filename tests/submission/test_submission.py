@@ -514,6 +514,18 @@ class TestRestOfTheContract:
         train(workload, point, state, model, [3, 4])
         _assert_equal(_values(model), before)
 
+    def test_weight_decay_follows_the_length_of_the_schedule(self):
+        workload = TinyWorkload()
+        workload.step_hint = 4000
+        ends = [
+            _values(_run(workload, hyperparameters(**changes), steps=2)[1])
+            for changes in (
+                {'weight_decay': 8.0, 'weight_decay_exponent': 1.0},
+                {'weight_decay': 2.0},
+            )
+        ]
+        _assert_equal(*ends)
+
 
 class TestHarness:
     def test_mode_is_of_the_workloads_own_harness(self):

@@ -400,3 +400,15 @@ class TestRestOfTheContract:
         )
         _, params, _ = train(workload, point, state, params, model_state, [3, 4])
         _assert_equal(params, before)
+
+    def test_weight_decay_follows_the_length_of_the_schedule(self):
+        workload = TinyWorkload()
+        workload.step_hint = 4000
+        ends = [
+            _run(workload, hyperparameters(approximation='none', **changes), 2)[1]
+            for changes in (
+                {'weight_decay': 8.0, 'weight_decay_exponent': 1.0},
+                {'weight_decay': 2.0},
+            )
+        ]
+        _assert_equal(*ends)
