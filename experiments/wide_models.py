@@ -10,7 +10,9 @@ trained at the first point of K-FAC-reduce and by the tuned NAdamW reference, wi
 same rate in all layers and shares of it; at points of K-FAC with a `fan_in_exponent`,
 by which rates fall with the number of the inputs of a layer
 (`experiments/search_spaces/kfac_fan_in.json`); and at the points of
-`tuning_search_space.json`, each until it reaches the target.
+`tuning_search_space.json`, with and without the `weight_decay_exponent` of these
+(`experiments/search_spaces/kfac_one_weight_decay.json`), which is one for schedules of
+more than 1000 steps; each until it reaches the target.
 
 Records go to `results/wide_models/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table, with a row for each point that
@@ -38,6 +40,8 @@ RESULTS = _HERE / 'results' / 'wide_models'
 # Names of what is compared by its five points to the file of these.
 FIVES = {
     'of five': _HERE.parent / 'tuning_search_space.json',
+    # The same with the weight decay of short schedules on those of any length.
+    'of one weight decay': _HERE / 'search_spaces' / 'kfac_one_weight_decay.json',
     'with an exponent': _HERE / 'search_spaces' / 'kfac_fan_in.json',
 }
 _SHARES = {

@@ -162,11 +162,17 @@ class Settings:
         """Returns the settings of the self-tuning ruleset, the same for all workloads.
 
         The defaults were found on narrow models, whose learning rates are too high for
-        wide ones, and end their schedule after half of the step hint. A workload on
-        which K-FAC is less than twice as fast would miss its target for good; with
-        averaged parameters the whole step hint takes no longer to the target.
+        wide ones, and on short schedules, whose weight decay is too much for long ones.
+        They end their schedule after half of the step hint. A workload on which K-FAC
+        is less than twice as fast would miss its target for good; with averaged
+        parameters the whole step hint takes no longer to the target.
         """
-        return cls(step_hint_factor=1.0, fan_in_exponent=1.0, averaging_power=16.0)
+        return cls(
+            step_hint_factor=1.0,
+            weight_decay_exponent=0.5,
+            fan_in_exponent=1.0,
+            averaging_power=16.0,
+        )
 
     @classmethod
     def from_hyperparameters(cls, hyperparameters: Any) -> Self:

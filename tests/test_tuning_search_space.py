@@ -21,7 +21,9 @@ def test_self_tuning_uses_the_first_point():
     assert Settings.from_hyperparameters(first) == Settings.from_hyperparameters(None)
 
 
-def test_learning_rates_suit_wide_models():
-    """They were found on models that are far narrower than AlgoPerf's."""
+def test_points_suit_wide_models_and_long_schedules():
+    """They were found on narrower models and shorter schedules than AlgoPerf's."""
     for point in json.loads(PATH.read_text()):
-        assert Settings.from_hyperparameters(point).fan_in_exponent > 0
+        settings = Settings.from_hyperparameters(point)
+        assert settings.fan_in_exponent > 0
+        assert settings.weight_decay_exponent > 0

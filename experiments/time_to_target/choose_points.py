@@ -15,10 +15,11 @@ which each adds most. It trains nothing: records come from
     python -m experiments.time_to_target \
         --methods=kfac_expand_averaged,kfac_reduce_averaged --workload=...
 
-These workloads' models are narrow, and AlgoPerf's are not. So the points are written
-with a `fan_in_exponent`, which lets learning rates carry over: 1 for the first, as
-under the self-tuning ruleset, and 0.5 and 1 in turn for the others, since how much
-smaller a rate should be differs between models.
+These workloads' models are narrow and their schedules short; AlgoPerf's are neither. So
+the points are written with a `fan_in_exponent`, which lets learning rates carry over,
+and a `weight_decay_exponent`, which does so for weight decay: 1 and 0.5 for the first,
+as under the self-tuning ruleset. Of the others two have less of the former and one has
+more of the latter, since how much smaller either should be differs between models.
 
 A trial that was ended because another of its study was sooner could have reached the
 target from its next evaluation on, or never. The choice takes the worst, that it counts
@@ -44,7 +45,14 @@ from submission.settings import Settings
 from workloads_overrides import registry
 
 _CANDIDATES = ('kfac_expand_averaged', 'kfac_reduce_averaged')
-_FAN_IN_EXPONENTS = (1.0, 0.5)
+# Those that the points are written with, in their order.
+_EXPONENTS = (
+    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.5},
+    {'fan_in_exponent': 0.5, 'weight_decay_exponent': 0.5},
+    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 1.0},
+    {'fan_in_exponent': 0.5, 'weight_decay_exponent': 0.5},
+    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.5},
+)
 
 Point = Mapping[str, Any]
 # Of each workload and seed: steps to the target by the candidate's number.
@@ -170,13 +178,15 @@ def choose(
 
 
 def _first_of(candidates: Sequence[Point]) -> int:
-    self_tuning = dataclasses.replace(Settings.self_tuning(), fan_in_exponent=0.0)
+    self_tuning = dataclasses.replace(
+        Settings.self_tuning(), fan_in_exponent=0.0, weight_decay_exponent=0.0
+    )
     for number, point in enumerate(candidates):
         if Settings.from_hyperparameters(point) == self_tuning:
             return number
     raise ValueError(
         "None of K-FAC's points is that of the self-tuning ruleset without its "
-        f'fan_in_exponent; add it to a search space of {" or ".join(_CANDIDATES)}.'
+        f'exponents; add it to a search space of {" or ".join(_CANDIDATES)}.'
     )
 
 
@@ -227,10 +237,8 @@ def main() -> None:
             print(json.dumps(candidates[number]))
     output = pathlib.Path(given.output)
     points = [
-        {**candidates[number], 'fan_in_exponent': exponent}
-        for number, exponent in zip(
-            chosen, itertools.cycle(_FAN_IN_EXPONENTS), strict=False
-        )
+        {**candidates[number], **exponents}
+        for number, exponents in zip(chosen, _EXPONENTS, strict=False)
     ]
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(points, indent=2) + '\n')

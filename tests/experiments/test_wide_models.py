@@ -29,14 +29,27 @@ def test_what_is_trained():
         p.name: Settings.from_hyperparameters(p.hyperparameters) for p in points
     }
     assert points[-5:] == wide_models.five_points('with an exponent')
-    assert points[-10:-5] == wide_models.five_points('of five')
+    assert points[-15:-10] == wide_models.five_points('of five')
     whole, half = settings['NAdamW'], settings['NAdamW at half the rate']
     assert whole == dataclasses.replace(half, learning_rate=2 * half.learning_rate)
     assert settings['K-FAC-reduce'].fan_in_exponent == 0
-    assert points[-10].name == 'point 1 of five'
+    assert points[-15].name == 'point 1 of five'
     assert settings['point 1 of five'] == Settings.self_tuning()
     trial = points[-5].trial(WORKLOAD, 'pytorch', 3)
     assert (trial.method, trial.seed) == ('kfac_reduce', 3)
+
+
+def test_points_with_one_weight_decay_are_the_five_without_an_exponent_of_it():
+    now, before = (
+        [
+            Settings.from_hyperparameters(point.hyperparameters)
+            for point in wide_models.five_points(title)
+        ]
+        for title in ('of five', 'of one weight decay')
+    )
+    assert [
+        dataclasses.replace(each, weight_decay_exponent=0.0) for each in now
+    ] == before
 
 
 def test_table_has_what_all_seeds_were_trained_at():
