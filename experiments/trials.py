@@ -176,6 +176,8 @@ def run(
             save_intermediate_checkpoints=False,
             stop_at_targets=stop_at_targets,
             validation_only=validation_only,
+            # Steps count here; how long they take depends on the machine.
+            limit_time=False,
             resume_last_run=resume,
             overwrite=not resume,
         )

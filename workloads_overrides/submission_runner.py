@@ -93,6 +93,9 @@ flags.DEFINE_boolean(
     False,
     'Evaluate the validation split alone; its target is then the only one.',
 )
+flags.DEFINE_boolean(
+    'limit_time', True, "End training after the workload's max_allowed_runtime_sec."
+)
 flags.DEFINE_integer(
     'eval_every_steps',
     None,

@@ -1,6 +1,7 @@
 """What a run is told: fields named like the flags, checked when they are set."""
 
 import dataclasses
+import math
 from typing import Any
 
 from workloads_overrides.runner.errors import RunnerError
@@ -38,6 +39,8 @@ class TrialConfig:
             target are reached.
         validation_only: Whether evaluations look at the validation split alone, the
             only one that AlgoPerf's scores need; then its target is the only one.
+        limit_time: Whether training ends when its time budget is used up, which comes
+            from the workload's `max_allowed_runtime_sec`.
         torch_compile: Whether to pass the model through `torch.compile`.
     """
 
@@ -53,6 +56,7 @@ class TrialConfig:
     skip_evals: bool = False
     stop_at_targets: bool = True
     validation_only: bool = False
+    limit_time: bool = True
     torch_compile: bool = False
 
     def __post_init__(self) -> None:
@@ -66,12 +70,18 @@ class TrialConfig:
                 f'--torch_compile is for --framework=pytorch, not {self.framework}; '
                 'leave it out.'
             )
+        if not self.limit_time and self.max_global_steps is None:
+            raise RunnerError(
+                '--nolimit_time needs --max_global_steps: training would never end.'
+            )
         _check_at_least(
             self, 1, 'max_global_steps', 'eval_every_steps', 'checkpoint_every_steps'
         )
 
     def time_budget(self, max_allowed_runtime_sec: float) -> float:
-        """Returns the submission time in seconds that this ruleset allows."""
+        """Returns the submission time in seconds that training may take."""
+        if not self.limit_time:
+            return math.inf
         if self.tuning_ruleset == 'self':
             return _SELF_TUNING_TIME_FACTOR * max_allowed_runtime_sec
         return max_allowed_runtime_sec

@@ -67,6 +67,8 @@ class TrialResult:
         if self.stop_reason == STEP_LIMIT:
             limit = config.max_global_steps
             return limit is not None and self.global_step >= limit
+        if self.stop_reason == TIME_BUDGET:
+            return config.limit_time
         return self.finished
 
 

@@ -188,10 +188,12 @@ class _Trial:
         if restored is None:
             return
         self._runner_state = restored
-        # A run may go on beyond the step limit that ended it before.
-        self._state.train_state['training_complete'] = (
+        # A run may go on beyond the limit of steps or of time that ended it before.
+        times = self._state.train_state
+        times['training_complete'] = (
             restored.ended_by_submission or self._at_step_limit()
         )
+        times['is_time_remaining'] = times['accumulated_submission_time'] < self._budget
         self._queue.skip(restored.batches_drawn)
         # Last, since everything before may have drawn random numbers.
         global_rng.set_state(self._framework, restored.rng)

@@ -221,6 +221,22 @@ def test_time_budget_by_ruleset(tmp_path, workload, paper_clock, ruleset, steps)
     assert workload.steps_evaluated == list(range(4, steps, 4))
 
 
+def test_a_run_goes_on_beyond_the_time_budget_where_it_is_told_to(
+    tmp_path, workload, paper_clock
+):
+    workload.max_allowed_runtime_sec = 30
+
+    def go_on(**limits):
+        submission = Timed(paper_clock, prepare=0.0).functions()
+        return train(workload, tmp_path, submission, eval_every_steps=4, **limits)
+
+    assert go_on().stop_reason == 'time_budget'
+    assert go_on().global_step == 10
+    result = go_on(limit_time=False, max_global_steps=14)
+    assert (result.stop_reason, result.global_step) == ('step_limit', 14)
+    assert workload.steps_evaluated == [4, 8, 12, 14]
+
+
 def test_preparation_can_use_up_the_budget(tmp_path, workload, paper_clock):
     workload.max_allowed_runtime_sec = 8
     result = train(
