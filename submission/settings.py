@@ -169,7 +169,7 @@ class Settings:
         """
         return cls(
             step_hint_factor=1.0,
-            weight_decay_exponent=0.5,
+            weight_decay_exponent=0.75,
             fan_in_exponent=1.0,
             averaging_power=16.0,
         )

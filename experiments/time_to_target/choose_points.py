@@ -17,9 +17,10 @@ which each adds most. It trains nothing: records come from
 
 These workloads' models are narrow and their schedules short; AlgoPerf's are neither. So
 the points are written with a `fan_in_exponent`, which lets learning rates carry over,
-and a `weight_decay_exponent`, which does so for weight decay: 1 and 0.5 for the first,
-as under the self-tuning ruleset. Of the others two have less of the former and one has
-more of the latter, since how much smaller either should be differs between models.
+and a `weight_decay_exponent`, which does so for weight decay: 1 and 0.75 for the first,
+as under the self-tuning ruleset. Of the others two have less of both and one has more of
+the latter, since how much smaller either should be differs between workloads. (The
+larger the steps of a layer, the more weight decay keeps it in its size.)
 
 A trial that was ended because another of its study was sooner could have reached the
 target from its next evaluation on, or never. The choice takes the worst, that it counts
@@ -47,11 +48,11 @@ from workloads_overrides import registry
 _CANDIDATES = ('kfac_expand_averaged', 'kfac_reduce_averaged')
 # Those that the points are written with, in their order.
 _EXPONENTS = (
-    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.5},
+    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.75},
     {'fan_in_exponent': 0.5, 'weight_decay_exponent': 0.5},
     {'fan_in_exponent': 1.0, 'weight_decay_exponent': 1.0},
     {'fan_in_exponent': 0.5, 'weight_decay_exponent': 0.5},
-    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.5},
+    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.75},
 )
 
 Point = Mapping[str, Any]

@@ -19,7 +19,7 @@ def test_no_hyperparameters_mean_the_self_tuning_ruleset():
     found = Settings.from_hyperparameters(None)
     expected = Settings(
         step_hint_factor=1.0,
-        weight_decay_exponent=0.5,
+        weight_decay_exponent=0.75,
         fan_in_exponent=1.0,
         averaging_power=16,
     )
