@@ -18,8 +18,8 @@ which each adds most. It trains nothing: records come from
 These workloads' models are narrow and their schedules short; AlgoPerf's are neither. So
 the points are written with a `fan_in_exponent`, which lets learning rates carry over,
 and a `weight_decay_exponent`, which does so for weight decay: 1 and 0.75 for the first,
-as under the self-tuning ruleset. Of the others two have less of both and one has more of
-the latter, since how much smaller either should be differs between workloads. (The
+as under the self-tuning ruleset. Of the others two have less of both and one has more
+of the latter, since how much smaller either should be differs between workloads. (The
 larger the steps of a layer, the more weight decay keeps it in its size.)
 
 A trial that was ended because another of its study was sooner could have reached the
