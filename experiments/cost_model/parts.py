@@ -5,13 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from experiments.cost_model.models import Layer, Model
-from experiments.cost_model.operations import (
-    FLOAT_BYTES,
-    Kind,
-    Operation,
-    Part,
-    pointwise,
-)
+from experiments.cost_model.operations import FLOAT_BYTES, Operation, Part, pointwise
 from submission.pytorch.approximations import gram_blocks
 from submission.settings import Settings
 
@@ -168,9 +162,7 @@ class StepCost:
             (stop - start) * (dim - start)
             for start, stop in gram_blocks(int(rows), dim, self.on_cpu)
         )
-        # A few rows are a small product like any other.
-        kind: Kind = 'gram' if rows > dim else 'square'
-        return Operation(kind, 2 * rows * computed, traffic)
+        return Operation('gram', 2 * rows * computed, traffic)
 
     def factor_all_reduce(self) -> Part:
         """The sum of statistics over devices; of each factor, half and diagonal."""
