@@ -5,15 +5,15 @@ Example::
     python -m experiments.long_schedules --workload=ogbg_chembl
 
 The hyperparameters of K-FAC were found on schedules of 1000 to 1500 steps, and
-AlgoPerf's are up to a hundred times as long. Here the first point of
+AlgoPerf's are up to 200 times as long. Here the first point of
 `tuning_search_space.json` is trained for several times the step hint, with a
 `weight_decay_exponent` of 0 (the weight decay of the short schedules), 0.5 and 1, each
 to the end of its schedule.
 
 Records go to `results/long_schedules/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table with the validation metric on the
-way and at the end, and the steps to what an exponent of 0 ends with,
-rounded down to three digits.
+way and at the end, and the steps to what an exponent of 0 ends with, rounded down to
+three digits.
 """
 
 import math

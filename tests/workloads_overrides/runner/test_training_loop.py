@@ -10,6 +10,7 @@ from tests.workloads_overrides.runner import fake_submission
 from tests.workloads_overrides.runner.fakes import FakeWorkload
 from workloads_overrides import random_utils
 from workloads_overrides.runner.config import TrialConfig
+from workloads_overrides.runner.errors import RunnerError
 from workloads_overrides.runner.search_space import as_hyperparameters
 from workloads_overrides.runner.submission_functions import functions_of
 from workloads_overrides.runner.training_loop import run_trial
@@ -235,6 +236,11 @@ def test_a_run_goes_on_beyond_the_time_budget_where_it_is_told_to(
     result = go_on(limit_time=False, max_global_steps=14)
     assert (result.stop_reason, result.global_step) == ('step_limit', 14)
     assert workload.steps_evaluated == [4, 8, 12, 14]
+
+
+def test_a_run_without_a_time_budget_has_another_end():
+    with pytest.raises(RunnerError, match='nolimit_time needs --max_global_steps'):
+        TrialConfig(limit_time=False)
 
 
 def test_preparation_can_use_up_the_budget(tmp_path, workload, paper_clock):
