@@ -1,5 +1,6 @@
 """The functions that a runner calls, on tiny workloads, in single precision."""
 
+import dataclasses
 import logging
 import types
 
@@ -130,7 +131,11 @@ class TestTraining:
     def test_self_tuning_ruleset(self):
         """No hyperparameters at all."""
         (_, steps), *_ = init(TinyWorkload(), None)
-        assert steps.settings == Settings.self_tuning()
+        # Of a schedule that is too short for less weight decay.
+        expected = dataclasses.replace(
+            Settings.self_tuning(), weight_decay_exponent=0.0
+        )
+        assert steps.settings == expected
 
     def test_padding_examples_change_nothing(self):
         workload, point = TinyWorkload(), hyperparameters(fisher_type='empirical')
