@@ -16,6 +16,7 @@ way and at the end, and the steps to what an exponent of 0 ends with, rounded do
 three digits.
 """
 
+import bisect
 import math
 import pathlib
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from experiments.seeds import parse_seeds
 from experiments.steps_to_target import format_steps
 from experiments.trials import Record
 from experiments.variations.points import Point
+from experiments.variations.results import Results
 from submission.schedule import with_scheduled_weight_decay
 from submission.settings import Settings
 from workloads_overrides import registry
@@ -58,49 +60,29 @@ def points(step_hint_factor: float) -> list[Point]:
     ]
 
 
-def format_table(
-    records: Sequence[Record],
-    workload: str,
-    step_hint: int,
-    step_hint_factor: float,
-    seeds: Sequence[int],
-) -> str:
+def format_table(results: Results, step_hint: int, step_hint_factor: float) -> str:
     """Formats what the runs were at on the way, each seed beside the others.
 
     Args:
-      records: What has been recorded.
-      workload: Name of the workload.
-      step_hint: Its step hint.
+      results: What has been recorded.
+      step_hint: Step hint of the workload.
       step_hint_factor: Length of the schedules in step hints.
-      seeds: The seeds.
 
     Raises:
       ValueError: If not all points have been trained with all of the seeds.
     """
-    found = {record.trial.key: record for record in records}
+    trained = [(point, _runs_of(point, results)) for point in points(step_hint_factor)]
+    _, first_runs = trained[0]
+    # Rounded down, so that the first runs pass it themselves.
+    level = math.floor(1e3 * min(run.validation[-1] for run in first_runs)) / 1e3
     rows = []
-    level: float | None = None
-    for point in points(step_hint_factor):
-        keys = [point.trial(workload, 'pytorch', seed).key for seed in seeds]
-        missing = [
-            seed for seed, key in zip(seeds, keys, strict=True) if key not in found
-        ]
-        if missing:
-            raise ValueError(
-                f'{point.name} has not been trained on {workload} with the seeds '
-                f'{", ".join(map(str, missing))}; train first, without --report.'
-            )
-        runs = [found[key] for key in keys]
-        if level is None:
-            # Rounded down, so that the first runs pass it themselves.
-            level = math.floor(1e3 * min(run.validation[-1] for run in runs)) / 1e3
-        settings = with_scheduled_weight_decay(
-            Settings.from_hyperparameters(point.hyperparameters), step_hint
-        )
+    for point, runs in trained:
+        settings = Settings.from_hyperparameters(point.hyperparameters)
+        scheduled = with_scheduled_weight_decay(settings, step_hint)
         rows.append(
             [
-                f'{point.hyperparameters["weight_decay_exponent"]:g}',
-                f'{settings.weight_decay:.3g}',
+                f'{settings.weight_decay_exponent:g}',
+                f'{scheduled.weight_decay:.3g}',
                 *(_metric_at(runs, share) for share in _SHARES),
                 format_steps(runs, level),
             ]
@@ -108,21 +90,31 @@ def format_table(
     header = [
         'weight_decay_exponent',
         'weight decay',
-        *(f'after {share:g} of {runs[0].steps[-1]} steps' for share in _SHARES),
+        *(f'after {share:g} of {first_runs[0].steps[-1]} steps' for share in _SHARES),
         f'steps to {level:.3f}',
     ]
     return text_tables.markdown(header, rows)
 
 
-def _metric_at(runs: Sequence[Record], share: float) -> str:
-    values = []
-    for run in runs:
-        steps = share * run.steps[-1]
-        value = next(
-            v for s, v in zip(run.steps, run.validation, strict=True) if s >= steps
+def _runs_of(point: Point, results: Results) -> list[Record]:
+    missing = [
+        str(trial.seed)
+        for trial in results.trials_of(point)
+        if trial.key not in results.records
+    ]
+    if missing:
+        raise ValueError(
+            f'{point.name} has not been trained on {results.workload} with the seeds '
+            f'{", ".join(missing)}; train first, without --report.'
         )
-        values.append(f'{value:.4f}')
-    return ', '.join(values)
+    return results.runs_of(point)
+
+
+def _metric_at(runs: Sequence[Record], share: float) -> str:
+    indices = (bisect.bisect_left(run.steps, share * run.steps[-1]) for run in runs)
+    return ', '.join(
+        f'{run.validation[index]:.4f}' for run, index in zip(runs, indices, strict=True)
+    )
 
 
 def define_flags() -> None:
@@ -143,11 +135,8 @@ def define_flags() -> None:
 def main() -> None:
     """Trains what is missing and prints the table."""
     given = flags.FLAGS
-    name, factor, seeds = (
-        given.workload,
-        given.step_hint_factor,
-        parse_seeds(given.seeds),
-    )
+    name, factor = given.workload, given.step_hint_factor
+    seeds = parse_seeds(given.seeds)
     step_hint = registry.load_workload(name, 'pytorch').step_hint
     path = pathlib.Path(given.output_dir) / f'{name}_pytorch.jsonl'
     if not given.report:
@@ -162,7 +151,8 @@ def main() -> None:
             eval_every_steps=max(round(factor * step_hint / _EVALUATIONS), 1),
             processes=given.processes,
         )
-    print(format_table(trials.load_records(path), name, step_hint, factor, seeds))
+    results = Results.load([path], name, 'pytorch', seeds)
+    print(format_table(results, step_hint, factor))
 
 
 if __name__ == '__main__':

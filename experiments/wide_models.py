@@ -10,9 +10,9 @@ trained at the first point of K-FAC-reduce and by the tuned NAdamW reference, wi
 same rate in all layers and shares of it; at points of K-FAC with a `fan_in_exponent`,
 by which rates fall with the number of the inputs of a layer
 (`experiments/search_spaces/kfac_fan_in.json`); and at the points of
-`tuning_search_space.json`, with and without the `weight_decay_exponent` of these
-(`experiments/search_spaces/kfac_one_weight_decay.json`), which is one for schedules of
-more than 1000 steps; each until it reaches the target.
+`tuning_search_space.json`, with and without the `weight_decay_exponent` of these, which
+makes a difference on schedules of more than 1000 steps; each until it reaches the
+target.
 
 Records go to `results/wide_models/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table, with a row for each point that
@@ -21,7 +21,6 @@ has been trained with all seeds and one for the best of either five.
 
 import json
 import pathlib
-from collections.abc import Sequence
 
 from absl import flags
 
@@ -32,17 +31,23 @@ from experiments.time_to_target import scores
 from experiments.time_to_target.methods import METHODS
 from experiments.trials import Record
 from experiments.variations.points import Point, choose_names
+from experiments.variations.results import Results
 from submission.settings import Settings
-from workloads_overrides import registry
 
 _HERE = pathlib.Path(__file__).parent
 RESULTS = _HERE / 'results' / 'wide_models'
-# Names of what is compared by its five points to the file of these.
+_FIVE = json.loads((_HERE.parent / 'tuning_search_space.json').read_text())
+# Names of what is compared by its five points to these.
 FIVES = {
-    'of five': _HERE.parent / 'tuning_search_space.json',
+    'of five': _FIVE,
     # The same with the weight decay of short schedules on those of any length.
-    'of one weight decay': _HERE / 'search_spaces' / 'kfac_one_weight_decay.json',
-    'with an exponent': _HERE / 'search_spaces' / 'kfac_fan_in.json',
+    'of one weight decay': [
+        {key: value for key, value in point.items() if key != 'weight_decay_exponent'}
+        for point in _FIVE
+    ],
+    'with an exponent': json.loads(
+        (_HERE / 'search_spaces' / 'kfac_fan_in.json').read_text()
+    ),
 }
 _SHARES = {
     '': 1.0,
@@ -60,7 +65,7 @@ def five_points(title: str) -> list[Point]:
     """
     return [
         Point(f'point {number} {title}', point)
-        for number, point in enumerate(json.loads(FIVES[title].read_text()), start=1)
+        for number, point in enumerate(FIVES[title], start=1)
     ]
 
 
@@ -84,28 +89,23 @@ def all_points(workload: str) -> list[Point]:
     return [*shares, *(point for title in FIVES for point in five_points(title))]
 
 
-def format_table(
-    records: Sequence[Record], workload: str, seeds: Sequence[int], target: float
-) -> str:
+def format_table(results: Results) -> str:
     """Formats the steps to the target, the median and those of each seed.
 
     Args:
-      records: What has been recorded.
-      workload: Name of the workload.
-      seeds: The seeds.
-      target: The validation target.
+      results: What has been recorded.
 
     Raises:
       ValueError: If no point has been trained with all of the seeds.
     """
-    found = {record.trial.key: record for record in records}
+    target = results.target
     rows: list[list[str]] = []
     runs_at: dict[str, list[Record]] = {}
-    for point in all_points(workload):
-        keys = [point.trial(workload, 'pytorch', seed).key for seed in seeds]
-        if not all(key in found for key in keys):
+    for point in all_points(results.workload):
+        runs = results.runs_of(point)
+        if not runs:
             continue
-        runs_at[point.name] = runs = [found[key] for key in keys]
+        runs_at[point.name] = runs
         settings = Settings.from_hyperparameters(point.hyperparameters)
         power = settings.averaging_power
         numbers = (
@@ -124,8 +124,8 @@ def format_table(
         )
     if not rows:
         raise ValueError(
-            f'No point has been trained on {workload} with all of the seeds '
-            f'{", ".join(map(str, seeds))}; train first, without --report.'
+            f'No point has been trained on {results.workload} with all of the seeds '
+            f'{", ".join(map(str, results.seeds))}; train first, without --report.'
         )
     for title in FIVES:
         names = [point.name for point in five_points(title)]
@@ -164,19 +164,21 @@ def main() -> None:
     """Trains what is missing and prints the table."""
     given = flags.FLAGS
     name, seeds = given.workload, parse_seeds(given.seeds)
-    target = registry.load_workload(name, 'pytorch').validation_target_value
     path = pathlib.Path(given.output_dir) / f'{name}_pytorch.jsonl'
-    records = trials.load_records(path)
+
+    def load() -> Results:
+        return Results.load([path], name, 'pytorch', seeds)
+
+    results = load()
     if not given.report:
-        done = {record.trial.key for record in records}
         points = {point.name: point for point in all_points(name)}
         wanted = [
-            points[chosen].trial(name, 'pytorch', seed)
+            trial
             for chosen in choose_names(given.only, list(points))
-            for seed in seeds
+            for trial in results.trials_of(points[chosen])
         ]
-        records += trials.train(
-            [trial for trial in wanted if trial.key not in done],
+        trials.train(
+            [trial for trial in wanted if trial.key not in results.records],
             path,
             pathlib.Path(given.folder) / f'{name}_pytorch',
             eval_every_steps=given.eval_every_steps,
@@ -184,7 +186,8 @@ def main() -> None:
             stop_at_targets=True,
             validation_only=True,
         )
-    print(format_table(records, name, seeds, target))
+        results = load()
+    print(format_table(results))
 
 
 if __name__ == '__main__':

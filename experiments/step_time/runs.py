@@ -68,8 +68,9 @@ class Run:
             renewed as often.
         """
         settings = self.settings
-        if kind == 'factors' and not (
-            settings.inverse_interval > settings.statistics_interval
+        if (
+            kind == 'factors'
+            and settings.inverse_interval <= settings.statistics_interval
         ):
             raise ValueError(
                 'No step renews the factors alone with a statistics_interval of '

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from experiments import long_schedules
+from experiments.variations.results import Results
 from submission.settings import Settings
 from tests.experiments.time_to_target.records import make_record
 
@@ -21,7 +22,9 @@ def record(exponent, seed, validation):
 
 
 def table(records, seeds=(0, 1)):
-    text = long_schedules.format_table(records, WORKLOAD, 1500, 4.0, seeds)
+    by_key = {record.trial.key: record for record in records}
+    results = Results(WORKLOAD, 'pytorch', seeds, 0.5, 'precision', by_key)
+    text = long_schedules.format_table(results, 1500, 4.0)
     header, _, *rows = (line.strip('| ').split(' | ') for line in text.splitlines())
     return header, rows
 

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from experiments import trials, wide_models
+from experiments.variations.results import Results
 from submission.settings import Settings
 from tests.experiments.time_to_target.records import make_record
 
@@ -18,7 +19,9 @@ def record(name, seed, reaches_at):
 
 
 def table(records, seeds=(0, 1)):
-    text = wide_models.format_table(records, WORKLOAD, seeds, 0.5)
+    by_key = {record.trial.key: record for record in records}
+    results = Results(WORKLOAD, 'pytorch', seeds, 0.5, 'accuracy', by_key)
+    text = wide_models.format_table(results)
     rows = [line.strip('| ').split(' | ') for line in text.splitlines()[2:]]
     return {row[0]: row[1:] for row in rows}
 

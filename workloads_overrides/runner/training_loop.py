@@ -193,7 +193,7 @@ class _Trial:
         times['training_complete'] = (
             restored.ended_by_submission or self._at_step_limit()
         )
-        times['is_time_remaining'] = times['accumulated_submission_time'] < self._budget
+        times['is_time_remaining'] = self._within_budget()
         self._queue.skip(restored.batches_drawn)
         # Last, since everything before may have drawn random numbers.
         global_rng.set_state(self._framework, restored.rng)
@@ -217,6 +217,10 @@ class _Trial:
     def _at_step_limit(self) -> bool:
         limit = self._config.max_global_steps
         return limit is not None and self._state.global_step >= limit
+
+    def _within_budget(self) -> bool:
+        times = self._state.train_state
+        return times['accumulated_submission_time'] < self._budget
 
     def _goals_reached(self) -> bool:
         goals = self._state.train_state
@@ -247,7 +251,7 @@ class _Trial:
         if evaluates:
             with self._compilation_noted():
                 self._prepare_for_eval(prepare_key)
-        times['is_time_remaining'] = times['accumulated_submission_time'] < self._budget
+        times['is_time_remaining'] = self._within_budget()
         evaluates = evaluates and times['is_time_remaining']
         if evaluates:
             self._evaluate(eval_key)
