@@ -1,4 +1,4 @@
-r"""Trains on schedules longer than the step hint: what should weight decay do there?
+r"""Trains on schedules longer than the step hint: what should regularisation be there?
 
 Example::
 
@@ -7,13 +7,14 @@ Example::
 The hyperparameters of K-FAC were found on schedules of 1000 to 1500 steps, and
 AlgoPerf's are up to 200 times as long. Here the first point of
 `tuning_search_space.json` is trained for several times the step hint, with a
-`weight_decay_exponent` of 0 (the weight decay of the short schedules), 0.5 and 1, each
-to the end of its schedule.
+`weight_decay_exponent` of 0 (the weight decay of the short schedules), 0.5 and 1, with
+dropout and label smoothing beside the last, and the tuned NAdamW reference with its own
+weight decay and more; each to the end of its schedule.
 
 Records go to `results/long_schedules/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table with the validation metric on the
 way and at the end, and the steps to what an exponent of 0 ends with, rounded down to
-three digits.
+three digits; what has not been trained with all seeds has no row.
 """
 
 import bisect
@@ -23,11 +24,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments import command, text_tables, trials, wide_models
+from experiments import command, compare, text_tables, trials, wide_models
 from experiments.seeds import parse_seeds
 from experiments.steps_to_target import format_steps
 from experiments.trials import Record
-from experiments.variations.points import Point
+from experiments.variations.points import Point, choose_names
 from experiments.variations.results import Results
 from submission.schedule import with_scheduled_weight_decay
 from submission.settings import Settings
@@ -35,28 +36,42 @@ from workloads_overrides import registry
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'long_schedules'
 EXPONENTS = (0.0, 0.5, 1.0)
+# Beside an exponent of 1.
+REGULARISERS = ('dropout_rate', 'label_smoothing')
+NADAMW_WEIGHT_DECAYS = (0.02, 0.1)
 # Evaluations of a run, at which the table's shares of the schedule are.
 _EVALUATIONS = 20
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
-def points(step_hint_factor: float) -> list[Point]:
+def points(workload: str, step_hint_factor: float) -> list[Point]:
     """Returns what to train, that with the weight decay of short schedules first.
 
     Args:
+      workload: Name of the workload.
       step_hint_factor: Length of the schedules in step hints.
     """
     first = wide_models.five_points('of five')[0].hyperparameters
-    return [
-        Point(
-            f'weight_decay_exponent {exponent:g}',
-            {
-                **first,
-                'step_hint_factor': step_hint_factor,
-                'weight_decay_exponent': exponent,
-            },
-        )
+    nadamw = compare.hyperparameters_of('nadamw', workload)
+    decays = {
+        f'K-FAC: exponent {exponent:g}': {**first, 'weight_decay_exponent': exponent}
         for exponent in EXPONENTS
+    }
+    regularised = {
+        f'K-FAC: exponent 1 and {name} 0.1': {
+            **first,
+            'weight_decay_exponent': 1.0,
+            name: 0.1,
+        }
+        for name in REGULARISERS
+    }
+    references = {
+        f'NAdamW: weight decay {decay:g}': {**nadamw, 'weight_decay': decay}
+        for decay in NADAMW_WEIGHT_DECAYS
+    }
+    return [
+        Point(name, {**point, 'step_hint_factor': step_hint_factor})
+        for name, point in {**decays, **regularised, **references}.items()
     ]
 
 
@@ -69,26 +84,30 @@ def format_table(results: Results, step_hint: int, step_hint_factor: float) -> s
       step_hint_factor: Length of the schedules in step hints.
 
     Raises:
-      ValueError: If not all points have been trained with all of the seeds.
+      ValueError: If the first point has not been trained with all of the seeds.
     """
-    trained = [(point, _runs_of(point, results)) for point in points(step_hint_factor)]
-    _, first_runs = trained[0]
+    first, *others = points(results.workload, step_hint_factor)
+    first_runs = _runs_of(first, results)
+    trained = [(first, first_runs)]
+    trained += [(point, results.runs_of(point)) for point in others]
     # Rounded down, so that the first runs pass it themselves.
     level = math.floor(1e3 * min(run.validation[-1] for run in first_runs)) / 1e3
     rows = []
     for point, runs in trained:
+        if not runs:
+            continue
         settings = Settings.from_hyperparameters(point.hyperparameters)
         scheduled = with_scheduled_weight_decay(settings, step_hint)
         rows.append(
             [
-                f'{settings.weight_decay_exponent:g}',
+                point.name,
                 f'{scheduled.weight_decay:.3g}',
                 *(_metric_at(runs, share) for share in _SHARES),
                 format_steps(runs, level),
             ]
         )
     header = [
-        'weight_decay_exponent',
+        'Trained',
         'weight decay',
         *(f'after {share:g} of {first_runs[0].steps[-1]} steps' for share in _SHARES),
         f'steps to {level:.3f}',
@@ -123,6 +142,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         'step_hint_factor', 4.0, 'Length of the schedules in step hints.', 0.0
     )
+    flags.DEFINE_list('only', [], 'Names of the points to train; all if not given.')
     flags.DEFINE_list('seeds', ['0'], 'Seeds to train each point with.')
     flags.DEFINE_integer('processes', 2, 'Trials at once.', 1)
     flags.DEFINE_string('output_dir', str(RESULTS), 'Folder of the results.')
@@ -140,12 +160,10 @@ def main() -> None:
     step_hint = registry.load_workload(name, 'pytorch').step_hint
     path = pathlib.Path(given.output_dir) / f'{name}_pytorch.jsonl'
     if not given.report:
+        named = {point.name: point for point in points(name, factor)}
+        chosen = [named[n] for n in choose_names(given.only, list(named))]
         trials.run_all(
-            [
-                point.trial(name, 'pytorch', seed)
-                for seed in seeds
-                for point in points(factor)
-            ],
+            [p.trial(name, 'pytorch', seed) for seed in seeds for p in chosen],
             path,
             pathlib.Path(given.folder) / f'{name}_pytorch',
             eval_every_steps=max(round(factor * step_hint / _EVALUATIONS), 1),

@@ -37,17 +37,14 @@ from experiments.time_to_target import (
     table,
 )
 from experiments.time_to_target.methods import (
-    AVERAGED,
     EVERY_STEP,
-    FEWER_POSITIONS,
-    METHODS,
     RESULTS,
     TRIALS,
     Method,
+    all_methods,
+    main_methods,
 )
 from workloads_overrides import registry
-
-ALL_METHODS = {**METHODS, **EVERY_STEP, **FEWER_POSITIONS, **AVERAGED}
 
 
 def define_flags() -> None:
@@ -75,7 +72,9 @@ def define_flags() -> None:
     flags.DEFINE_bool('report', False, 'Write tables and plots only.')
 
 
-def chosen_methods(names: Sequence[str], framework: str) -> dict[str, Method]:
+def chosen_methods(
+    names: Sequence[str], workload: str, framework: str
+) -> dict[str, Method]:
     """Returns the methods to train, by name.
 
     Raises:
@@ -83,7 +82,7 @@ def chosen_methods(names: Sequence[str], framework: str) -> dict[str, Method]:
     """
     available = {
         name: method
-        for name, method in ALL_METHODS.items()
+        for name, method in all_methods(workload).items()
         if framework in trials.SUBMISSION_PATHS[method.submission]
     }
     for name in names:
@@ -91,7 +90,8 @@ def chosen_methods(names: Sequence[str], framework: str) -> dict[str, Method]:
             raise ValueError(
                 f'No method {name!r} in {framework}; there are {", ".join(available)}.'
             )
-    return {name: available[name] for name in names or METHODS if name in available}
+    wanted = names or main_methods(workload)
+    return {name: available[name] for name in wanted if name in available}
 
 
 def records_path(folder: pathlib.Path) -> pathlib.Path:
@@ -109,6 +109,7 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
     target = workload.validation_target_value
     records = trials.load_records(records_path(folder))
     times = step_times.load(folder)
+    methods = all_methods(workload_name)
     studies = {
         name: scores.studies_of(
             scores.records_at(records, name, method.points),
@@ -116,7 +117,7 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
             times.costs.get(name),
             len(method.points),
         )
-        for name, method in ALL_METHODS.items()
+        for name, method in methods.items()
     }
     studies = {name: of_method for name, of_method in studies.items() if of_method}
     if not studies:
@@ -124,9 +125,9 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
             f'{records_path(folder)} has no method with all {TRIALS} trials of a seed; '
             'train first, without --report.'
         )
-    labels = {name: method.label for name, method in ALL_METHODS.items()}
+    labels = {name: method.label for name, method in methods.items()}
     summary = scores.summarise(studies, times.costs)
-    main = [name for name in METHODS if name in studies]
+    main = [name for name in main_methods(workload_name) if name in studies]
     text = table.format_table(summary, labels, times.scales)
     (folder / 'table.md').write_text(text + '\n')
     (folder / 'summary.json').write_text(
@@ -174,7 +175,7 @@ def main() -> None:
     given = flags.FLAGS
     name, framework = given.workload, given.framework
     folder = pathlib.Path(given.output_dir) / f'{name}_{framework}'
-    methods = chosen_methods(given.methods, framework)
+    methods = chosen_methods(given.methods, name, framework)
     workload = registry.load_workload(name, framework)
     if given.step_times:
         step_times.measure(name, framework, methods, folder, given.rounds)

@@ -191,31 +191,76 @@ def _first_of(candidates: Sequence[Point]) -> int:
     )
 
 
-def main() -> None:
-    """Chooses the points, prints what each adds, and writes them."""
-    given = flags.FLAGS
-    candidates = [point for name in _CANDIDATES for point in AVERAGED[name].points]
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Points and how fast they were.
+
+    Attributes:
+      points: The points.
+      worst: Steps of the points if what was ended early had never got to the target.
+      soonest: The same if it had with its next evaluation.
+      step_hints: Step hint of each workload.
+    """
+
+    points: Sequence[Point]
+    worst: StepsByStudy
+    soonest: StepsByStudy
+    step_hints: Mapping[str, int]
+
+
+def load_candidates(
+    workloads: Sequence[str],
+    framework: str,
+    results_dir: pathlib.Path,
+    methods: Mapping[str, Sequence[Point]],
+) -> Candidates:
+    """Reads how fast the points of some methods were.
+
+    Args:
+      workloads: Names of workloads.
+      framework: Framework that trained.
+      results_dir: Folder of the records.
+      methods: Name of each method to its points.
+
+    Raises:
+      ValueError: If there are no records of a workload, or none of the points.
+    """
+    points = [point for of_method in methods.values() for point in of_method]
     records, targets, step_hints = [], {}, {}
-    first = _first_of(candidates)
-    for name in given.workloads:
-        workload = registry.load_workload(name, given.framework)
+    for name in workloads:
+        workload = registry.load_workload(name, framework)
         targets[name] = workload.validation_target_value
         step_hints[name] = workload.step_hint
-        path = pathlib.Path(given.results_dir) / f'{name}_{given.framework}'
+        path = results_dir / f'{name}_{framework}'
         of_workload = trials.load_records(path / 'records.jsonl')
         if not of_workload:
             raise ValueError(
                 f'{path} has no records; python -m experiments.time_to_target '
-                f'--workload={name} --framework={given.framework} '
-                f'--methods={",".join(_CANDIDATES)} makes them.'
+                f'--workload={name} --framework={framework} '
+                f'--methods={",".join(methods)} makes them.'
             )
         records += of_workload
     worst, soonest = (
-        steps_by_study(records, targets, step_hints, candidates, soonest=soonest)
+        steps_by_study(records, targets, step_hints, points, soonest=soonest)
         for soonest in (False, True)
     )
     if not worst:
-        raise ValueError(f'The records of {given.results_dir} have no K-FAC trial.')
+        names = ' or '.join(methods)
+        raise ValueError(f'The records of {results_dir} have no {names}.')
+    return Candidates(points, worst, soonest, step_hints)
+
+
+def main() -> None:
+    """Chooses the points, prints what each adds, and writes them."""
+    given = flags.FLAGS
+    loaded = load_candidates(
+        given.workloads,
+        given.framework,
+        pathlib.Path(given.results_dir),
+        {name: AVERAGED[name].points for name in _CANDIDATES},
+    )
+    candidates, worst, soonest = loaded.points, loaded.worst, loaded.soonest
+    step_hints, first = loaded.step_hints, _first_of(loaded.points)
     chosen = choose(first, len(candidates), worst, step_hints)
     print(f'{len(worst)} studies of {len(given.workloads)} workloads.')
     for number in range(len(chosen)):

@@ -7,8 +7,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from workloads_overrides import registry
+
 SEARCH_SPACES = pathlib.Path(__file__).parent / 'search_spaces'
 WIDER_SEARCH_SPACES = SEARCH_SPACES / 'wider'
+# For wide models, written by `choose_rates`.
+RATES = SEARCH_SPACES / 'rates'
+SUBMISSION = pathlib.Path(__file__).parents[2] / 'tuning_search_space.json'
 # A folder for each workload and framework.
 RESULTS = pathlib.Path(__file__).parents[1] / 'results' / 'time_to_target'
 TRIALS = 5
@@ -21,14 +26,15 @@ class Method:
     Attributes:
       label: Name in tables and plots.
       submission: Submission that trains it, a key of `trials.SUBMISSION_PATHS`.
-      search_space: Name of the file of its points.
+      search_space: Name of the file of its points, without `.json`, in the folder of
+        all search spaces, or its path.
       changes: Hyperparameters that differ from those of the search space.
       wider: Whether the points of the wider search come after the five.
     """
 
     label: str
     submission: str
-    search_space: str
+    search_space: str | pathlib.Path
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     wider: bool = False
 
@@ -39,7 +45,7 @@ class Method:
         Raises:
           ValueError: If the search space does not have as many points as all.
         """
-        path = SEARCH_SPACES / f'{self.search_space}.json'
+        path = (SEARCH_SPACES / self.search_space).with_suffix('.json')
         points = json.loads(path.read_text())
         if len(points) != TRIALS:
             raise ValueError(
@@ -95,6 +101,8 @@ AVERAGED = {
     )
     for name in ('nadamw', 'kfac_expand', 'kfac_reduce')
 }
+# The five points that AlgoPerf gets.
+SUBMITTED = {'kfac_submission': Method('K-FAC, the submission', 'kfac', SUBMISSION)}
 # With more points than the five; NAdamW has been searched before.
 WIDER = {
     name: dataclasses.replace(METHODS[name], wider=True)
@@ -107,3 +115,32 @@ WIDER = {
         'schedule_free_adamw',
     )
 }
+
+
+def main_methods(workload: str) -> dict[str, Method]:
+    """Returns the methods to compare on a workload.
+
+    Args:
+      workload: Name of the workload. On a wider variant the methods are tried at five
+        learning rates of the point each was fastest at on the narrow model
+        (`choose_rates`), and the submission is one of those compared.
+
+    Raises:
+      RunnerError: If the workload is unknown.
+    """
+    base = registry.base_name(workload)
+    if base == workload:
+        return METHODS
+    at_rates = {
+        name: dataclasses.replace(method, search_space=RATES / base / f'{name}.json')
+        for name, method in METHODS.items()
+    }
+    return {**at_rates, **SUBMITTED}
+
+
+def all_methods(workload: str) -> dict[str, Method]:
+    """Returns the same and variations of these methods."""
+    main = main_methods(workload)
+    if main is not METHODS:
+        return main
+    return {**METHODS, **EVERY_STEP, **FEWER_POSITIONS, **AVERAGED, **SUBMITTED}

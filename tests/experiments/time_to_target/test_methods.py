@@ -4,14 +4,20 @@ import pytest
 
 from experiments.rivals.settings import RivalSettings
 from experiments.time_to_target import methods
-from experiments.time_to_target.__main__ import ALL_METHODS, chosen_methods
+from experiments.time_to_target.__main__ import chosen_methods
+from experiments.time_to_target.choose_rates import SHARES
 from submission.settings import Settings
 from workloads_overrides.runner.search_space import as_hyperparameters
 
+NARROW, WIDE = 'ogbg_chembl', 'ogbg_chembl_full'
 
-@pytest.mark.parametrize('name', ALL_METHODS)
-def test_every_method_has_five_different_valid_points(name):
-    method = ALL_METHODS[name]
+
+@pytest.mark.parametrize(
+    ('workload', 'name'),
+    [(w, name) for w in (NARROW, WIDE) for name in methods.all_methods(w)],
+)
+def test_every_method_has_five_different_valid_points(workload, name):
+    method = methods.all_methods(workload)[name]
     kind = RivalSettings if method.submission == 'rivals' else Settings
     points = [
         kind.from_hyperparameters(as_hyperparameters(dict(point)))
@@ -78,7 +84,27 @@ def test_unequal_budgets_are_refused(tmp_path, monkeypatch):
 
 
 def test_rivals_are_in_pytorch_only():
-    assert set(chosen_methods([], 'pytorch')) == set(methods.METHODS)
-    assert 'soap' not in chosen_methods([], 'jax')
+    assert set(chosen_methods([], NARROW, 'pytorch')) == set(methods.METHODS)
+    assert 'soap' not in chosen_methods([], NARROW, 'jax')
     with pytest.raises(ValueError, match="No method 'soap' in jax; there are nadamw"):
-        chosen_methods(['soap'], 'jax')
+        chosen_methods(['soap'], NARROW, 'jax')
+
+
+def test_wide_models_are_trained_at_five_rates_of_one_point_and_by_the_submission():
+    compared = methods.main_methods(WIDE)
+    assert set(compared) == {*methods.METHODS, 'kfac_submission'}
+    for name, method in methods.METHODS.items():
+        quarter, *_, whole = compared[name].points
+        assert whole in method.points
+        shares = [
+            point['learning_rate'] / whole['learning_rate']
+            for point in compared[name].points
+        ]
+        assert shares == pytest.approx(SHARES)
+        others = {'learning_rate', 'adamw_learning_rate'}
+        for point in compared[name].points:
+            assert {k: v for k, v in point.items() if k not in others} == {
+                k: v for k, v in whole.items() if k not in others
+            }
+        if name == 'muon':
+            assert quarter['adamw_learning_rate'] == whole['adamw_learning_rate'] / 4
