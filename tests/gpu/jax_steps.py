@@ -36,6 +36,23 @@ def in_double_precision(values):
     )
 
 
+def drawn_like(params):
+    """Returns parameters that are the same bit for bit on every device.
+
+    What a workload draws is in single precision, and its last bits are the device's.
+    """
+    noise = np.random.default_rng(0)
+
+    def draw(values):
+        constant = np.ptp(values) == 0.0
+        # A head of zeros would hide all curvature below it.
+        scale = 0.1 if constant else values.shape[0] ** -0.5
+        centre = values.flat[0] if constant else 0.0
+        return centre + scale * noise.normal(size=values.shape)
+
+    return jax.tree.map(lambda x: draw(np.asarray(x, np.float64)), params)
+
+
 def trained(model, approximation, fisher_type):
     """Returns the parameters by name."""
     workload = MODELS[model]()
@@ -45,11 +62,7 @@ def trained(model, approximation, fisher_type):
         'fisher_type': fisher_type,
     }
     params, _ = workload.init_model_fn(jax.random.PRNGKey(0))
-    # A head of zeros would hide all curvature below it.
-    noise = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: np.asarray(x, np.float64) + 0.1 * noise.normal(size=x.shape), params
-    )
+    params = drawn_like(params)
     state = jax_submission.init_optimizer_state(
         workload, params, None, point, jax.random.PRNGKey(0)
     )
