@@ -1,4 +1,4 @@
-r"""Trains on schedules longer than the step hint: what should regularisation be there?
+r"""Trains on schedules longer than the step hint: what should change there?
 
 Example::
 
@@ -8,8 +8,8 @@ The hyperparameters of K-FAC were found on schedules of 1000 to 1500 steps, and
 AlgoPerf's are up to 200 times as long. Here the first point of
 `tuning_search_space.json` is trained for several times the step hint, with a
 `weight_decay_exponent` of 0 (the weight decay of the short schedules), 0.5 and 1, with
-dropout and label smoothing beside the last, and the tuned NAdamW reference with its own
-weight decay and more; each to the end of its schedule.
+dropout, label smoothing and longer intervals beside the last, and the tuned NAdamW
+reference with its own weight decay and more; each to the end of its schedule.
 
 Records go to `results/long_schedules/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table with the validation metric on the
@@ -38,6 +38,8 @@ RESULTS = pathlib.Path(__file__).parent / 'results' / 'long_schedules'
 EXPONENTS = (0.0, 0.5, 1.0)
 # Beside an exponent of 1.
 REGULARISERS = ('dropout_rate', 'label_smoothing')
+# Likewise, in place of 10: as many updates as on the step hint, and fewer.
+INTERVALS = (40, 100)
 NADAMW_WEIGHT_DECAYS = (0.02, 0.1)
 # Evaluations of a run, at which the table's shares of the schedule are.
 _EVALUATIONS = 20
@@ -65,13 +67,22 @@ def points(workload: str, step_hint_factor: float) -> list[Point]:
         }
         for name in REGULARISERS
     }
+    seldom = {
+        f'K-FAC: exponent 1 and interval {interval}': {
+            **first,
+            'weight_decay_exponent': 1.0,
+            'statistics_interval': interval,
+            'inverse_interval': interval,
+        }
+        for interval in INTERVALS
+    }
     references = {
         f'NAdamW: weight decay {decay:g}': {**nadamw, 'weight_decay': decay}
         for decay in NADAMW_WEIGHT_DECAYS
     }
     return [
         Point(name, {**point, 'step_hint_factor': step_hint_factor})
-        for name, point in {**decays, **regularised, **references}.items()
+        for name, point in {**decays, **regularised, **seldom, **references}.items()
     ]
 
 
