@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command
-from experiments.time_to_target.choose_points import (
+from experiments.time_to_target.candidates import (
     Candidates,
     load_candidates,
     mean_log_steps,

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from experiments import long_schedules
+from experiments.compare import hyperparameters_of
 from experiments.variations.results import Results
 from submission.settings import Settings
 from tests.experiments.time_to_target.records import make_record
@@ -10,13 +11,11 @@ from tests.experiments.time_to_target.records import make_record
 WORKLOAD = 'ogbg_chembl'
 
 
-def record(exponent, seed, validation):
-    point = next(
-        p
-        for p in long_schedules.points(4.0)
-        if p.hyperparameters['weight_decay_exponent'] == exponent
-    )
-    trial = point.trial(WORKLOAD, 'pytorch', seed)
+POINTS = {point.name: point for point in long_schedules.points(WORKLOAD, 4.0)}
+
+
+def record(name, seed, validation):
+    trial = POINTS[name].trial(WORKLOAD, 'pytorch', seed)
     made = make_record(steps=(1500, 3000, 4500, 6000))
     return dataclasses.replace(made, trial=trial, validation=validation)
 
@@ -30,29 +29,49 @@ def table(records, seeds=(0, 1)):
 
 
 RECORDS = [
-    record(exponent, seed, [0.5, 0.6, last - 0.01, last])
-    for exponent, lasts in {
-        0.0: (0.7126, 0.72),
-        0.5: (0.71, 0.73),
-        1.0: (0.8, 0.8),
+    record(name, seed, [0.5, 0.6, last - 0.01, last])
+    for name, lasts in {
+        'K-FAC: exponent 0': (0.7126, 0.72),
+        'K-FAC: exponent 0.5': (0.71, 0.73),
+        'K-FAC: exponent 1': (0.8, 0.8),
+        'NAdamW: weight decay 0.1': (0.6, 0.72),
     }.items()
     for seed, last in enumerate(lasts)
 ]
 
 
-def test_points_are_the_first_of_the_search_space_but_for_length_and_weight_decay():
-    settings = [
-        Settings.from_hyperparameters(p.hyperparameters)
-        for p in long_schedules.points(4.0)
-    ]
-    assert [s.weight_decay_exponent for s in settings] == [0.0, 0.5, 1.0]
-    for each in settings:
+def settings_of(name):
+    return Settings.from_hyperparameters(POINTS[name].hyperparameters)
+
+
+def test_points_are_the_first_of_the_search_space_but_for_length_and_a_change():
+    kfac = {name: settings_of(name) for name in POINTS if name.startswith('K-FAC')}
+    assert [s.weight_decay_exponent for s in kfac.values()] == [0, 0.5, 1, 1, 1, 1, 1]
+    assert [s.dropout_rate for s in kfac.values()] == [0, 0, 0, 0.1, 0, 0, 0]
+    assert [s.label_smoothing for s in kfac.values()] == [0, 0, 0, 0, 0.1, 0, 0]
+    for each in kfac.values():
+        assert each.statistics_interval == each.inverse_interval
         back = dataclasses.replace(
             each,
             step_hint_factor=1.0,
             weight_decay_exponent=Settings.self_tuning().weight_decay_exponent,
+            dropout_rate=0.0,
+            label_smoothing=0.0,
+            statistics_interval=10,
+            inverse_interval=10,
         )
         assert back == Settings.self_tuning()
+
+
+def test_nadamw_is_the_reference_but_for_length_and_weight_decay():
+    nadamw = {name: settings_of(name) for name in POINTS if name.startswith('NAdamW')}
+    reference = Settings.from_hyperparameters(hyperparameters_of('nadamw', WORKLOAD))
+    assert len(nadamw) == 2
+    for name, each in nadamw.items():
+        decay = float(name.split()[-1])
+        assert each == dataclasses.replace(
+            reference, step_hint_factor=4.0, weight_decay=decay
+        )
 
 
 def test_table():
@@ -65,9 +84,10 @@ def test_table():
         'steps to 0.712',
     ]
     assert [row[:2] for row in rows] == [
-        ['0', '0.2'],
-        ['0.5', '0.0816'],
-        ['1', '0.0333'],
+        ['K-FAC: exponent 0', '0.2'],
+        ['K-FAC: exponent 0.5', '0.0816'],
+        ['K-FAC: exponent 1', '0.0333'],
+        ['NAdamW: weight decay 0.1', '0.1'],
     ]
     assert rows[0][2:] == [
         '0.5000, 0.5000',
@@ -78,10 +98,13 @@ def test_table():
     ]
     assert rows[1][-1] == '- (-, 4500)'
     assert rows[2][-1] == '4500 (4500, 4500)'
+    assert rows[3][-1] == '- (-, 6000)'
 
 
-def test_what_is_missing_is_named():
-    with pytest.raises(
-        ValueError, match=r'weight_decay_exponent 1 .* the seeds 1; train'
-    ):
-        table(RECORDS[:-1])
+def test_the_first_point_has_to_be_there_and_others_are_left_out():
+    with pytest.raises(ValueError, match=r'exponent 0 .* the seeds 0; train'):
+        table(RECORDS[1:])
+    _, rows = table(RECORDS[:-1])
+    assert [row[0] for row in rows] == [
+        f'K-FAC: exponent {exponent}' for exponent in ('0', '0.5', '1')
+    ]

@@ -6,12 +6,11 @@ import types
 import pytest
 
 from experiments.time_to_target import choose_points
+from experiments.time_to_target.candidates import mean_log_steps, steps_by_study
 from experiments.time_to_target.choose_points import (
     _first_of,
     choose,
     could_be_better,
-    mean_log_steps,
-    steps_by_study,
 )
 from experiments.time_to_target.methods import AVERAGED, RESULTS
 from submission.settings import Settings
