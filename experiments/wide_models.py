@@ -53,7 +53,9 @@ _SHARES = {
     '': 1.0,
     ' at half the rate': 0.5,
     ' at a quarter of the rate': 0.25,
-    ' at an eighth of the rate': 0.125,
+    ' at an eighth of the rate': 1 / 8,
+    ' at a 16th of the rate': 1 / 16,
+    ' at a 32nd of the rate': 1 / 32,
 }
 
 
