@@ -38,8 +38,12 @@ RESULTS = pathlib.Path(__file__).parent / 'results' / 'long_schedules'
 EXPONENTS = (0.0, 0.5, 1.0)
 # Beside an exponent of 1.
 REGULARISERS = ('dropout_rate', 'label_smoothing')
-# Likewise, in place of 10: as many updates as on the step hint, and fewer.
-INTERVALS = (40, 100)
+# Likewise: as many updates as on the step hint, and intervals that grow.
+INTERVALS: dict[str, dict[str, float]] = {
+    'interval 40': {'statistics_interval': 40, 'inverse_interval': 40},
+    'interval_growth 0.01': {'interval_growth': 0.01},
+    'interval_growth 0.03': {'interval_growth': 0.03},
+}
 NADAMW_WEIGHT_DECAYS = (0.02, 0.1)
 # Evaluations of a run, at which the table's shares of the schedule are.
 _EVALUATIONS = 20
@@ -68,13 +72,12 @@ def points(workload: str, step_hint_factor: float) -> list[Point]:
         for name in REGULARISERS
     }
     seldom = {
-        f'K-FAC: exponent 1 and interval {interval}': {
+        f'K-FAC: exponent 1 and {name}': {
             **first,
             'weight_decay_exponent': 1.0,
-            'statistics_interval': interval,
-            'inverse_interval': interval,
+            **change,
         }
-        for interval in INTERVALS
+        for name, change in INTERVALS.items()
     }
     references = {
         f'NAdamW: weight decay {decay:g}': {**nadamw, 'weight_decay': decay}
