@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from experiments.step_seconds import StepSeconds
 from experiments.trials import Record
 
-# By method. Okabe and Ito's palette, which colour-blind readers can tell apart.
+# By method. Okabe and Ito's palette, which colour-blind readers can tell apart, and for
+# the submission a wine red of Tol's, as their yellow is faint on white.
 COLOURS = {
     'nadamw': '#000000',
     'kfac_expand': '#D55E00',
@@ -22,6 +23,7 @@ COLOURS = {
     'muon': '#E69F00',
     'schedule_free_adamw': '#56B4E9',
     'nesterov': '#999999',
+    'kfac_submission': '#882255',
     'kfac_expand_every_step': '#D55E00',
     'kfac_reduce_every_step': '#0072B2',
     'kfac_expand_one_position_in_4': '#D55E00',
