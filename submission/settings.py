@@ -123,7 +123,7 @@ class Settings:
         costs it little.
       inverse_interval: Steps between two inversions of the Kronecker factors.
       interval_growth: Share of the steps so far to which both intervals grow, by
-        factors of two; zero leaves them as they are.
+        factors of two, up to eight times themselves; zero leaves them as they are.
       first_order_rule: What is done with the preconditioned gradient: `momentum`
         follows it, `grafted` rescales each layer's momentum to the norm that
         NAdamW's update would have, `nadamw` gives it to NAdamW as the gradient.
