@@ -13,8 +13,8 @@ reference with its own weight decay and more; each to the end of its schedule.
 
 Records go to `results/long_schedules/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table with the validation metric on the
-way and at the end, and the steps to what an exponent of 0 ends with, rounded down to
-three digits; what has not been trained with all seeds has no row.
+way and at the end, and the steps to what an exponent of 0 and the better NAdamW end
+with, rounded down to three digits; what has not been trained with all seeds has no row.
 """
 
 import bisect
@@ -103,13 +103,13 @@ def format_table(results: Results, step_hint: int, step_hint_factor: float) -> s
     first, *others = points(results.workload, step_hint_factor)
     first_runs = _runs_of(first, results)
     trained = [(first, first_runs)]
-    trained += [(point, results.runs_of(point)) for point in others]
-    # Rounded down, so that the first runs pass it themselves.
-    level = math.floor(1e3 * min(run.validation[-1] for run in first_runs)) / 1e3
+    trained += [(p, runs) for p in others if (runs := results.runs_of(p))]
+    levels = [_level(first_runs)]
+    of_nadamw = [runs for point, runs in trained if point.method == 'nadamw']
+    if of_nadamw:
+        levels.append(max(map(_level, of_nadamw)))
     rows = []
     for point, runs in trained:
-        if not runs:
-            continue
         settings = Settings.from_hyperparameters(point.hyperparameters)
         scheduled = with_scheduled_weight_decay(settings, step_hint)
         rows.append(
@@ -117,16 +117,21 @@ def format_table(results: Results, step_hint: int, step_hint_factor: float) -> s
                 point.name,
                 f'{scheduled.weight_decay:.3g}',
                 *(_metric_at(runs, share) for share in _SHARES),
-                format_steps(runs, level),
+                *(format_steps(runs, level) for level in levels),
             ]
         )
     header = [
         'Trained',
         'weight decay',
         *(f'after {share:g} of {first_runs[0].steps[-1]} steps' for share in _SHARES),
-        f'steps to {level:.3f}',
+        *(f'steps to {level:.3f}' for level in levels),
     ]
     return text_tables.markdown(header, rows)
+
+
+def _level(runs: Sequence[Record]) -> float:
+    """Returns what runs end with, rounded down so that they pass it themselves."""
+    return math.floor(1e3 * min(run.validation[-1] for run in runs)) / 1e3
 
 
 def _runs_of(point: Point, results: Results) -> list[Record]:

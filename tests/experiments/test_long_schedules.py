@@ -84,6 +84,7 @@ def test_table():
         'after 0.75 of 6000 steps',
         'after 1 of 6000 steps',
         'steps to 0.712',
+        'steps to 0.600',
     ]
     assert [row[:2] for row in rows] == [
         ['K-FAC: exponent 0', '0.2'],
@@ -97,16 +98,20 @@ def test_table():
         '0.7026, 0.7100',
         '0.7126, 0.7200',
         '6000 (6000, 6000)',
+        '4500 (4500, 4500)',
     ]
-    assert rows[1][-1] == '- (-, 4500)'
-    assert rows[2][-1] == '4500 (4500, 4500)'
-    assert rows[3][-1] == '- (-, 6000)'
+    assert [row[-2] for row in rows[1:]] == [
+        '- (-, 4500)',
+        '4500 (4500, 4500)',
+        '- (-, 6000)',
+    ]
 
 
 def test_the_first_point_has_to_be_there_and_others_are_left_out():
     with pytest.raises(ValueError, match=r'exponent 0 .* the seeds 0; train'):
         table(RECORDS[1:])
-    _, rows = table(RECORDS[:-1])
+    header, rows = table(RECORDS[:-1])
+    assert header[-1] == 'steps to 0.712'
     assert [row[0] for row in rows] == [
         f'K-FAC: exponent {exponent}' for exponent in ('0', '0.5', '1')
     ]
