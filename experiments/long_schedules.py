@@ -8,7 +8,7 @@ The hyperparameters of K-FAC were found on schedules of 1000 to 1500 steps, and
 AlgoPerf's are up to 200 times as long. Here the first point of
 `tuning_search_space.json` is trained for several times the step hint, with a
 `weight_decay_exponent` of 0 (the weight decay of the short schedules), 0.5 and 1, with
-dropout, label smoothing and longer intervals beside the last, and the tuned NAdamW
+dropout, label smoothing and a longer interval beside the last, and the tuned NAdamW
 reference with its own weight decay and more; each to the end of its schedule.
 
 Records go to `results/long_schedules/<workload>_pytorch.jsonl` as they come; what is
@@ -38,12 +38,8 @@ RESULTS = pathlib.Path(__file__).parent / 'results' / 'long_schedules'
 EXPONENTS = (0.0, 0.5, 1.0)
 # Beside an exponent of 1.
 REGULARISERS = ('dropout_rate', 'label_smoothing')
-# Likewise: as many updates as on the step hint, and intervals that grow.
-INTERVALS: dict[str, dict[str, float]] = {
-    'interval 40': {'statistics_interval': 40, 'inverse_interval': 40},
-    'interval_growth 0.01': {'interval_growth': 0.01},
-    'interval_growth 0.03': {'interval_growth': 0.03},
-}
+# Likewise, in place of 10: as many updates as on the step hint.
+INTERVAL = 40
 NADAMW_WEIGHT_DECAYS = (0.02, 0.1)
 # Evaluations of a run, at which the table's shares of the schedule are.
 _EVALUATIONS = 20
@@ -72,12 +68,12 @@ def points(workload: str, step_hint_factor: float) -> list[Point]:
         for name in REGULARISERS
     }
     seldom = {
-        f'K-FAC: exponent 1 and {name}': {
+        f'K-FAC: exponent 1 and interval {INTERVAL}': {
             **first,
             'weight_decay_exponent': 1.0,
-            **change,
+            'statistics_interval': INTERVAL,
+            'inverse_interval': INTERVAL,
         }
-        for name, change in INTERVALS.items()
     }
     references = {
         f'NAdamW: weight decay {decay:g}': {**nadamw, 'weight_decay': decay}

@@ -12,8 +12,6 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from .intervals import is_update_step
-
 Approximation = Literal['none', 'expand', 'reduce']
 FisherType = Literal['empirical', 'monte_carlo']
 FirstOrderRule = Literal['momentum', 'grafted', 'nadamw']
@@ -73,7 +71,6 @@ _ALLOWED = {
     'statistics_interval': _COUNT,
     'statistics_stride': _COUNT,
     'inverse_interval': _COUNT,
-    'interval_growth': _FRACTION,
     'max_factor_dimension': _COUNT,
 }
 
@@ -122,8 +119,6 @@ class Settings:
         alike, and factors are averaged over updates. K-FAC-reduce takes all, which
         costs it little.
       inverse_interval: Steps between two inversions of the Kronecker factors.
-      interval_growth: Share of the steps so far to which both intervals grow, by
-        factors of two, up to eight times themselves; zero leaves them as they are.
       first_order_rule: What is done with the preconditioned gradient: `momentum`
         follows it, `grafted` rescales each layer's momentum to the norm that
         NAdamW's update would have, `nadamw` gives it to NAdamW as the gradient.
@@ -151,7 +146,6 @@ class Settings:
     statistics_interval: int = 10
     statistics_stride: int = 1
     inverse_interval: int = 10
-    interval_growth: float = 0.0
     first_order_rule: FirstOrderRule = 'nadamw'
     max_factor_dimension: int = 8192
 
@@ -218,12 +212,16 @@ class Settings:
         return cls(**given)
 
     def is_statistics_step(self, step: int) -> bool:
-        """Whether factors are updated in this step."""
-        return is_update_step(step, self.statistics_interval, self.interval_growth)
+        """Whether factors are updated in this step.
+
+        The first two steps always are: a zero-initialised output layer hides all
+        curvature below it in the first.
+        """
+        return step <= 1 or step % self.statistics_interval == 0
 
     def is_inverse_step(self, step: int) -> bool:
         """Whether inverses are updated in this step."""
-        return is_update_step(step, self.inverse_interval, self.interval_growth)
+        return step <= 1 or step % self.inverse_interval == 0
 
     @property
     def position_stride(self) -> int:

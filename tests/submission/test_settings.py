@@ -67,7 +67,6 @@ LIMITS = {
     'statistics_interval': ([1, 1000], [0, -1]),
     'statistics_stride': ([1, 1000], [0, -1]),
     'inverse_interval': ([1, 1000], [0, -1]),
-    'interval_growth': ([0, 0.01], [1, -0.1]),
     'max_factor_dimension': ([1, 10**6], [0, -1]),
 }
 CHOICES = {

@@ -173,15 +173,6 @@ class TestIntervals:
         for module in model.modules():
             assert not module._forward_hooks
 
-    def test_growth(self):
-        point = hyperparameters(
-            statistics_interval=1, inverse_interval=2, interval_growth=0.5
-        )
-        state, _ = _run(TinyWorkload(), point, steps=13)
-        counters = state['preconditioner'].counters
-        assert counters['factor_updates'] == len([0, 1, 2, 3, 4, 6, 8, 12])
-        assert counters['inverse_updates'] == len([0, 1, 2, 4, 6, 8, 12])
-
     def test_no_hooks_without_an_approximation(self):
         _, model = _run(TinyWorkload(), hyperparameters(approximation='none'), 3)
         assert model.hooks_seen == [0, 0, 0]

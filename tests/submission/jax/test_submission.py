@@ -171,16 +171,6 @@ class TestIntervals:
         assert workload.forward_passes_traced == 2
         assert _times_compiled(steps) == [1, 1, 1, 1]
 
-    def test_growth(self):
-        point = hyperparameters(
-            statistics_interval=1, inverse_interval=2, interval_growth=0.5
-        )
-        (state, steps), *_ = _run(TinyWorkload(), point, 13)
-        counters = state.kfac.counters
-        assert int(counters['factor_updates']) == len([0, 1, 2, 3, 4, 6, 8, 12])
-        assert int(counters['inverse_updates']) == len([0, 1, 2, 4, 6, 8, 12])
-        assert _times_compiled(steps) == [1, 1, 1, 1]
-
     def test_each_part_of_a_step_is_compiled_once(self):
         workload = TinyWorkload()
         point = hyperparameters(statistics_interval=5, inverse_interval=10)
