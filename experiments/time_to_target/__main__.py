@@ -6,9 +6,10 @@ Example::
     python -m experiments.time_to_target --workload=ogbg_chembl --seeds=0,1,2,3,4
 
 By AlgoPerf's protocol: every method has one search space of five points, the same for
-all workloads (on wider variants of them five learning rates of one of these points, see
-`choose_rates`, and the submission its own five points); each seed is a study of five trials, of which the one that reaches the
-validation target first counts; the score is the median over seeds.
+all workloads (on wider variants of them five learning rates of one of these points,
+see `choose_rates`, and the submission its own); each seed is a study of five trials, of
+which the one that reaches the validation target first counts; the score is the median
+over seeds.
 
 Steps to the target are those of the runs. Seconds to the target are these steps times
 the seconds of a step that `--step_times` measures, all methods in turn on an otherwise
