@@ -56,6 +56,7 @@ _SHARES = {
     ' at an eighth of the rate': 1 / 8,
     ' at a 16th of the rate': 1 / 16,
     ' at a 32nd of the rate': 1 / 32,
+    ' at a 64th of the rate': 1 / 64,
 }
 
 
