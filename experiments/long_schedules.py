@@ -55,33 +55,32 @@ def points(workload: str, step_hint_factor: float) -> list[Point]:
     """
     first = wide_models.five_points('of five')[0].hyperparameters
     nadamw = compare.hyperparameters_of('nadamw', workload)
-    decays = {
-        f'K-FAC: exponent {exponent:g}': {**first, 'weight_decay_exponent': exponent}
-        for exponent in EXPONENTS
-    }
-    regularised = {
-        f'K-FAC: exponent 1 and {name} 0.1': {
-            **first,
-            'weight_decay_exponent': 1.0,
-            name: 0.1,
-        }
-        for name in REGULARISERS
-    }
-    seldom = {
+    whole = {**first, 'weight_decay_exponent': 1.0}
+    hyperparameters = {
+        **{
+            f'K-FAC: exponent {exponent:g}': {
+                **first,
+                'weight_decay_exponent': exponent,
+            }
+            for exponent in EXPONENTS
+        },
+        **{
+            f'K-FAC: exponent 1 and {name} 0.1': {**whole, name: 0.1}
+            for name in REGULARISERS
+        },
         f'K-FAC: exponent 1 and interval {INTERVAL}': {
-            **first,
-            'weight_decay_exponent': 1.0,
+            **whole,
             'statistics_interval': INTERVAL,
             'inverse_interval': INTERVAL,
-        }
-    }
-    references = {
-        f'NAdamW: weight decay {decay:g}': {**nadamw, 'weight_decay': decay}
-        for decay in NADAMW_WEIGHT_DECAYS
+        },
+        **{
+            f'NAdamW: weight decay {decay:g}': {**nadamw, 'weight_decay': decay}
+            for decay in NADAMW_WEIGHT_DECAYS
+        },
     }
     return [
         Point(name, {**point, 'step_hint_factor': step_hint_factor})
-        for name, point in {**decays, **regularised, **seldom, **references}.items()
+        for name, point in hyperparameters.items()
     ]
 
 

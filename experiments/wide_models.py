@@ -28,7 +28,7 @@ from experiments import command, compare, text_tables, trials
 from experiments.seeds import parse_seeds
 from experiments.steps_to_target import format_steps
 from experiments.time_to_target import scores
-from experiments.time_to_target.methods import METHODS
+from experiments.time_to_target.methods import METHODS, at_rate
 from experiments.trials import Record
 from experiments.variations.points import Point, choose_names
 from experiments.variations.results import Results
@@ -83,9 +83,7 @@ def all_points(workload: str) -> list[Point]:
         'K-FAC-reduce': METHODS['kfac_reduce'].points[0],
     }
     shares = [
-        Point(
-            f'{name}{title}', {**base, 'learning_rate': share * base['learning_rate']}
-        )
+        Point(f'{name}{title}', at_rate(base, share))
         for name, base in bases.items()
         for title, share in _SHARES.items()
     ]

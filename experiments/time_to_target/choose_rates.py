@@ -29,11 +29,10 @@ from experiments.time_to_target.candidates import (
     load_candidates,
     mean_log_steps,
 )
-from experiments.time_to_target.methods import METHODS, RATES, RESULTS
+from experiments.time_to_target.methods import METHODS, RATES, RESULTS, at_rate
 
 # In the order in which they are tried; a study's later trials end with its best so far.
 SHARES = (1 / 4, 1 / 8, 1 / 2, 1 / 16, 1.0)
-_LEARNING_RATES = ('learning_rate', 'adamw_learning_rate')
 
 
 def best_point(candidates: Candidates) -> Mapping[str, Any]:
@@ -47,13 +46,7 @@ def best_point(candidates: Candidates) -> Mapping[str, Any]:
 
 def at_rates(point: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns a point at the learning rates that are tried on wide models."""
-    return [
-        {
-            key: share * value if key in _LEARNING_RATES else value
-            for key, value in point.items()
-        }
-        for share in SHARES
-    ]
+    return [at_rate(point, share) for share in SHARES]
 
 
 def define_flags() -> None:

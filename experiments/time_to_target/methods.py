@@ -17,6 +17,8 @@ SUBMISSION = pathlib.Path(__file__).parents[2] / 'tuning_search_space.json'
 # A folder for each workload and framework.
 RESULTS = pathlib.Path(__file__).parents[1] / 'results' / 'time_to_target'
 TRIALS = 5
+# All the learning rates that a point can have.
+_LEARNING_RATES = ('learning_rate', 'adamw_learning_rate')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +119,14 @@ WIDER = {
 }
 
 
+def at_rate(point: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Returns a point at a share of its learning rate (for Muon, of both)."""
+    return {
+        key: share * value if key in _LEARNING_RATES else value
+        for key, value in point.items()
+    }
+
+
 def main_methods(workload: str) -> dict[str, Method]:
     """Returns the methods to compare on a workload.
 
@@ -140,7 +150,6 @@ def main_methods(workload: str) -> dict[str, Method]:
 
 def all_methods(workload: str) -> dict[str, Method]:
     """Returns the same and variations of these methods."""
-    main = main_methods(workload)
-    if main is not METHODS:
-        return main
+    if registry.base_name(workload) != workload:
+        return main_methods(workload)
     return {**METHODS, **EVERY_STEP, **FEWER_POSITIONS, **AVERAGED, **SUBMITTED}
