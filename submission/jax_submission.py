@@ -311,7 +311,13 @@ def _apply(
 
 
 def _kept_unless(counts: jax.Array, stepped: Any, before: Any) -> Any:
-    """Returns the model's state after a step, or before it where that was skipped."""
+    """Returns the model's state after a step, or before it where that was skipped.
+
+    One without arrays keeps its form. AlgoPerf's ViT begins with an empty
+    mapping and returns None; that would be compiled anew, and could not be restored.
+    """
+    if not jax.tree.leaves(stepped):
+        return before
     old = flatten(before)
     kept = {
         name: jnp.where(counts, value, old[name]) if name in old else value

@@ -18,7 +18,7 @@ from .pytorch.capture import Capture
 from .pytorch.first_order import FirstOrderOptimizer
 from .pytorch.parameter_average import ParameterAverage
 from .pytorch.preconditioner import KFACPreconditioner
-from .pytorch.wrappers import for_statistics, unwrap
+from .pytorch.wrappers import GivenModel, for_statistics, unwrap
 from .schedule import scheduled_learning_rate, with_scheduled_weight_decay
 from .settings import Settings, get_batch_size, validate_hyperparameters
 from .step_log import LOG_INTERVAL, log_step
@@ -54,6 +54,8 @@ def init_optimizer_state(
     )
     if settings.averaging_power is not None:
         state['average'] = ParameterAverage(model, settings.averaging_power)
+    if communication.is_distributed():
+        state['given_model'] = GivenModel(model_params)
     return state
 
 
@@ -77,6 +79,8 @@ def update_params(
     settings = optimizer.settings
     preconditioner: KFACPreconditioner | None = optimizer_state.get('preconditioner')
     model = current_param_container
+    if (given := optimizer_state.get('given_model')) is not None:
+        model = given.wrapped(model)
     # Not every workload's `model_fn` leaves evaluation mode again.
     model.train()
     average: ParameterAverage | None = optimizer_state.get('average')

@@ -159,7 +159,8 @@ class ReduceSums:
           gradients_dtype: The precision that these were computed in.
         """
         del layer
-        rounding = rounding_share(float(jnp.finfo(gradients_dtype).eps))
+        eps = float(jnp.finfo(gradients_dtype).eps)
+        rounding = rounding_share(eps, gradients.rows_per_example)
         return {
             'inputs': inputs.sum_over_positions(),
             'positions': inputs.positions(),

@@ -45,6 +45,11 @@ class SharedTensor:
     multiplicity: int = 1
     row_weight: jax.Array | float | None = None
 
+    @property
+    def rows_per_example(self) -> float:
+        """Number of rows for each example, padding counted; its mean if it varies."""
+        return math.prod(self.values.shape[:-2]) / max(self.n_examples, 1)
+
     def _masked(self) -> jax.Array:
         if self.keep is None:
             return self.values

@@ -132,7 +132,7 @@ class ReduceSums:
         self._inputs: Tensor | None = None
         self._gradients: Tensor | None = None
         self._gradient_squares: Tensor | float = 0.0
-        self._gradient_eps = 0.0
+        self._rounding = 0.0
         self._positions: Tensor | None = None
 
     def add_inputs(self, inputs: SharedTensor) -> None:
@@ -155,7 +155,9 @@ class ReduceSums:
         values = gradients.values
         norm = torch.linalg.vector_norm(values, dtype=summed.dtype)
         self._gradient_squares += norm**2
-        self._gradient_eps = max(self._gradient_eps, torch.finfo(values.dtype).eps)
+        eps = torch.finfo(values.dtype).eps
+        rounding = rounding_share(eps, gradients.rows_per_example)
+        self._rounding = max(self._rounding, rounding)
         self._gradients = (
             summed if self._gradients is None else self._gradients + summed
         )
@@ -165,9 +167,8 @@ class ReduceSums:
         if self._inputs is None or self._gradients is None or self._positions is None:
             return None
         inputs, gradients = self._inputs, self._gradients
-        rounding = rounding_share(self._gradient_eps)
         left = torch.linalg.vector_norm(gradients) ** 2
-        cancelled = left < rounding**2 * self._gradient_squares
+        cancelled = left < self._rounding**2 * self._gradient_squares
         gradients = torch.where(cancelled, 0.0, gradients)
         positions = self._positions[:, None, None]
         if self._bias:

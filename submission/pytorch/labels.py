@@ -71,7 +71,7 @@ def sampled_output_gradient(
                 f'Loss weights of shape {tuple(weights.shape)} do not fit outputs of '
                 f'shape {tuple(outputs.shape)}: they need its leading axes.'
             )
-        roots = weights.to(gradient.dtype).sqrt()
+        roots = weights.to(gradient).sqrt()
         gradient = gradient * roots.reshape(roots.shape + (1,) * missing)
     return gradient
 

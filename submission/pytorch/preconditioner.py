@@ -62,7 +62,8 @@ class KFACPreconditioner:
         """
         stride = self._settings.position_stride
         updates = self.counters['factor_updates']
-        structure = BatchStructure.from_batch(batch, stride, updates)
+        device = self.layers[0].weight.device if self.layers else None
+        structure = BatchStructure.from_batch(batch, stride, updates, device)
         return Capture(self.layers, structure, self._make_sums)
 
     def _make_sums(self, layer: KFACLayer) -> Sums:

@@ -72,6 +72,11 @@ class SharedTensor:
     multiplicity: int = 1
     row_weight: float = 1.0
 
+    @property
+    def rows_per_example(self) -> float:
+        """Number of rows for each example; its mean if it varies."""
+        return math.prod(self.values.shape[:-2]) / max(self.n_examples, 1)
+
     def rows(self) -> Tensor:
         """All positions of all examples, shape `[rows, groups, features]`."""
         return self.values.flatten(0, -3)
@@ -180,7 +185,11 @@ class BatchStructure:
 
     @classmethod
     def from_batch(
-        cls, batch: Mapping[str, Any], stride: int = 1, first: int = 0
+        cls,
+        batch: Mapping[str, Any],
+        stride: int = 1,
+        first: int = 0,
+        device: torch.device | None = None,
     ) -> 'BatchStructure':
         """Reads the structure off an AlgoPerf batch.
 
@@ -201,6 +210,9 @@ class BatchStructure:
           first: The first of the positions taken, counted on from the last to the
             first again. One that grows by 1 from batch to batch takes each in turn,
             whatever regular pattern the positions have.
+          device: Where the layers compute. Parts of a batch may be elsewhere: AlgoPerf
+            leaves that of speech on the host, and graphs that one process sends to
+            the others on the sender's device. None takes the batch as it is.
 
         Raises:
           ValueError: If the batch is not of that kind.
@@ -210,23 +222,26 @@ class BatchStructure:
         real = None
         if weights is not None:
             real = (weights.flatten(1).any(1) if weights.dim() > 1 else weights).bool()
+            real = real.to(device)
         if hasattr(inputs, 'n_node') and hasattr(inputs, 'n_edge'):
-            return cls._from_graphs(inputs, real, stride)
+            n_node, n_edge = inputs.n_node.to(device), inputs.n_edge.to(device)
+            return cls._from_graphs(n_node, n_edge, real, stride)
         targets = batch['targets']
         targets = targets[0] if isinstance(targets, tuple | list) else targets
         if real is None:
-            device = targets.device
-            real = torch.ones(targets.shape[0], dtype=torch.bool, device=device)
+            real = torch.ones(
+                targets.shape[0], dtype=torch.bool, device=device or targets.device
+            )
         masks: dict[int, Tensor] = {}
         if _is_token_sequence(targets):
             if weights is not None and weights.shape == targets.shape:
-                masks[targets.shape[1]] = weights.bool()
+                masks[targets.shape[1]] = weights.bool().to(device)
             if _is_token_sequence(inputs) and not (
                 weights is None and inputs.shape == targets.shape
             ):
                 # AlgoPerf pads token sequences with 0. Source and target of equal
                 # length cannot be told apart: keep what is real in either.
-                length, real_inputs = inputs.shape[1], inputs != 0
+                length, real_inputs = inputs.shape[1], (inputs != 0).to(device)
                 masks[length] = masks.get(length, real_inputs) | real_inputs
         sequences = {
             length: _real_positions(mask, real, stride, first)
@@ -234,26 +249,25 @@ class BatchStructure:
         }
         real_share = None
         if _is_padded_signal(inputs):
-            real_share = (1.0 - inputs[1]).mean(1) * real
+            real_share = (1.0 - inputs[1]).mean(1).to(device) * real
         return cls(
             len(real), _as_slice(real), sequences, None, stride, first, real_share
         )
 
     @classmethod
     def _from_graphs(
-        cls, graphs: Any, real: Tensor | None, stride: int
+        cls, n_node: Tensor, n_edge: Tensor, real: Tensor | None, stride: int
     ) -> 'BatchStructure':
-        counts = {'nodes': graphs.n_node, 'edges': graphs.n_edge}
-        n_graphs = graphs.n_node.shape[0]
-        graph_index = torch.arange(n_graphs, device=graphs.n_node.device)
+        n_graphs = n_node.shape[0]
+        graph_index = torch.arange(n_graphs, device=n_node.device)
         if real is None:
-            occupied = graphs.n_node.nonzero()
+            occupied = n_node.nonzero()
             real = graph_index < (int(occupied[-1]) if len(occupied) else 0)
         number, n_real = real.long().cumsum(0) - 1, int(real.sum())
         graph_rows: dict[int, RealRows | None] = {
             n_graphs: RealRows.select(number, real, n_real)
         }
-        for count in counts.values():
+        for count in (n_node, n_edge):
             graph_of_row = torch.repeat_interleave(graph_index, count)
             n_rows, n_real_rows = len(graph_of_row), None
             if stride > 1:

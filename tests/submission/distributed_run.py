@@ -101,6 +101,8 @@ class Run:
     part: Callable[..., Any] = _chunk
     dtype: torch.dtype = torch.float64
     wrap: Callable[..., nn.Module] = DistributedDataParallel
+    # Steps after which the model comes without its wrapper, as from a checkpoint.
+    wrapped_steps: int = STEPS
 
 
 def _point(approximation, fisher_type='empirical', rule='nadamw', **changes):
@@ -127,6 +129,8 @@ RUNS = {
     'expand, every second position': Run(_point('expand', statistics_stride=2)),
     'reduce, float32': Run(_point('reduce'), dtype=torch.float32),
     'expand, averaged': Run(_point('expand', averaging_power=4.0)),
+    'reduce, restored': Run(_point('reduce'), wrapped_steps=2),
+    'none, restored': Run(_point('none'), wrapped_steps=2),
     'expand, graphs': Run(_point('expand'), TinyGraphWorkload, _graphs),
     'reduce, graphs': Run(_point('reduce', 'monte_carlo'), TinyGraphWorkload, _graphs),
     'expand, layer not reached by all': Run(
@@ -151,7 +155,11 @@ def result(run, rank=0, world_size=1):
     state, _ = init(workload, run.point, wrapped)
     batches = [run.part(workload, step, rank, world_size) for step in range(STEPS)]
     with mock.patch.object(labels, 'sampled_output_gradient', _likeliest_labels):
-        train(workload, run.point, state, wrapped, range(STEPS), batches)
+        for container, steps in (
+            (wrapped, range(run.wrapped_steps)),
+            (model, range(run.wrapped_steps, STEPS)),
+        ):
+            train(workload, run.point, state, container, steps, batches)
     found = {'parameters': model.state_dict(), 'layers': {}, 'counters': {}}
     if 'average' in state:
         kept = state['average'].state_dict()['kept']

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from submission.pytorch.wrappers import for_statistics, unwrap
+from submission.pytorch.wrappers import GivenModel, for_statistics, unwrap
 
 
 def _compiled(model):
@@ -52,3 +52,24 @@ def test_for_statistics(wrappers):
         assert found.module is model
     else:
         assert found is model
+
+
+def test_a_wrapper_that_was_taken_off_comes_back():
+    model = nn.Linear(2, 2)
+    wrapper = _distributed(model)
+    given = GivenModel(wrapper)
+    assert given.wrapped(wrapper) is wrapper
+    assert given.wrapped(model) is wrapper
+    other = nn.Linear(2, 2)
+    assert given.wrapped(other) is other
+    given.load_state_dict(given.state_dict())
+    assert given.wrapped(model) is wrapper
+
+
+@pytest.mark.parametrize('wrappers', [(), (DataParallel,)])
+def test_other_models_are_as_given(wrappers):
+    model = nn.Linear(2, 2)
+    wrapped = _wrap(model, wrappers)
+    given = GivenModel(wrapped)
+    assert given.wrapped(wrapped) is wrapped
+    assert given.wrapped(model) is model

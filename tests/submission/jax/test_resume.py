@@ -72,3 +72,28 @@ def test_goes_on_bit_for_bit(changes):
     has_kfac = int(state.kfac is not None)
     parts = (steps.plain, steps.apply, steps.statistics, steps.inverses)
     assert [part._cache_size() for part in parts] == [1, has_kfac, has_kfac, has_kfac]
+
+
+class EmptyState(TinyWorkload):
+    """Begins with an empty state and returns none, as AlgoPerf's ViT does."""
+
+    def init_model_fn(self, rng):
+        return super().init_model_fn(rng)[0], {}
+
+    def model_fn(self, *args, **kwargs):
+        return super().model_fn(*args, **kwargs)[0], None
+
+
+@pytest.mark.parametrize('changes', [{}, {'averaging_power': 4}])
+def test_a_state_without_arrays_keeps_its_form(changes):
+    """So that nothing is compiled twice, and what is saved can be restored."""
+    workload, point = EmptyState(), _point(**changes)
+    (state, steps), params, model_state = init(workload, point)
+    assert model_state == {}
+    empty = jax.tree.map(np.array, (state, params, model_state))
+    found = train(workload, point, (state, steps), params, model_state, range(STEPS))
+    checkpoint = found[0][0], *found[1:]
+    assert jax.tree.structure(checkpoint) == jax.tree.structure(empty)
+    _assert_equal(_through_bytes(checkpoint, empty), checkpoint)
+    parts = (steps.plain, steps.apply, steps.statistics, steps.inverses)
+    assert [part._cache_size() for part in parts] == [1, 1, 1, 1]
