@@ -4,6 +4,7 @@ Everything is a numpy array of the type that the parameters have. A PyTorch line
 layer holds `[out, in]`, Flax's dense layer `[in, out]`.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -24,6 +25,12 @@ _VIT_BLOCK = {
     'mlp3.linear1': ('MlpBlock_3', 'Dense_0'),
     'mlp3.linear2': ('MlpBlock_3', 'Dense_1'),
 }
+# The gate comes between the two.
+_GATED_VIT_BLOCK = {
+    **_VIT_BLOCK,
+    'mlp3.glu_linear': ('MlpBlock_3', 'Dense_1'),
+    'mlp3.linear2': ('MlpBlock_3', 'Dense_2'),
+}
 _VIT_REST = {
     'conv_patch_extract': ('conv_patch_extract',),
     'encoder.encoder_norm': ('Transformer', 'encoder_layernorm'),
@@ -32,28 +39,40 @@ _VIT_REST = {
 }
 
 
-def gnn_path(layer: str) -> Path:
-    """Returns the Flax path of a layer of the PyTorch GNN, of one hidden layer."""
+def gnn_path(layer: str, num_hidden: int = 1) -> Path:
+    """Returns the Flax path of a layer of the PyTorch GNN.
+
+    Args:
+        layer: Name of the layer, any but the decoder.
+        num_hidden: Hidden layers of each update function.
+    """
     names = {'node_embedder': 'node_embedding', 'edge_embedder': 'edge_embedding'}
     if layer in names:
         return (names[layer],)
     match = re.fullmatch(
-        r'graph_network\.(\d+)\.update_(edge|node|global)_fn\.(dense|norm)_0', layer
+        r'graph_network\.(\d+)\.update_(edge|node|global)_fn\.(dense|norm)_(\d+)', layer
     )
     if match is None:
         raise ValueError(f'The GNN has no layer {layer!r}.')
-    index = 3 * int(match[1]) + ('edge', 'node', 'global').index(match[2])
+    function = 3 * int(match[1]) + ('edge', 'node', 'global').index(match[2])
+    index = num_hidden * function + int(match[4])
     return (f'{"Dense" if match[3] == "dense" else "LayerNorm"}_{index}',)
 
 
-def vit_path(layer: str) -> Path:
-    """Returns the Flax path of a layer of the PyTorch ViT."""
+def vit_path(layer: str, gated: bool = False) -> Path:
+    """Returns the Flax path of a layer of the PyTorch ViT.
+
+    Args:
+        layer: Name of the layer.
+        gated: Whether the MLPs of the blocks are.
+    """
     if layer in _VIT_REST:
         return _VIT_REST[layer]
+    block = _GATED_VIT_BLOCK if gated else _VIT_BLOCK
     match = re.fullmatch(r'encoder\.net\.(\d+)\.(.*)', layer)
-    if match is None or match[2] not in _VIT_BLOCK:
+    if match is None or match[2] not in block:
         raise ValueError(f'The ViT has no layer {layer!r}.')
-    return ('Transformer', f'encoderblock_{match[1]}', *_VIT_BLOCK[match[2]])
+    return ('Transformer', f'encoderblock_{match[1]}', *block[match[2]])
 
 
 def _array(value: Any) -> Any:
@@ -110,30 +129,42 @@ def _tree(
     return tree
 
 
-def gnn_decoder(num_steps: int) -> str:
+def gnn_decoder(num_steps: int, num_hidden: int = 1) -> str:
     """Returns the name of the GNN's last layer in Flax."""
-    return f'Dense_{3 * num_steps}'
+    return f'Dense_{3 * num_steps * num_hidden}'
 
 
-def _gnn_path_with_decoder(num_steps: int) -> Callable[[str], Path]:
-    return lambda layer: (
-        (gnn_decoder(num_steps),) if layer == 'decoder' else gnn_path(layer)
-    )
+def _gnn_path_with_decoder(names: Iterable[str]) -> Callable[[str], Path]:
+    """Returns the paths of the GNN that has parameters of these names."""
+    parts = [name.split('.') for name in names if name.startswith('graph_network')]
+    num_steps, num_hidden = len({p[1] for p in parts}), len({p[3][-1] for p in parts})
+
+    def path_of(layer: str) -> Path:
+        if layer == 'decoder':
+            return (gnn_decoder(num_steps, num_hidden),)
+        return gnn_path(layer, num_hidden)
+
+    return path_of
+
+
+def _vit_path_of(names: Iterable[str]) -> Callable[[str], Path]:
+    """Returns the paths of the ViT that has parameters of these names."""
+    gated = any('.glu_linear.' in name for name in names)
+    return functools.partial(vit_path, gated=gated)
 
 
 def gnn_params(state_dict: Mapping[str, Any]) -> Tree:
-    """Returns the Flax parameters of a PyTorch GNN with one hidden layer.
+    """Returns the Flax parameters of a PyTorch GNN.
 
     Args:
         state_dict: Name to tensor or array, all of a model; gradients do as well.
     """
-    steps = {name.split('.')[1] for name in state_dict if 'graph_network' in name}
-    return _tree(state_dict, _gnn_path_with_decoder(len(steps)))
+    return _tree(state_dict, _gnn_path_with_decoder(state_dict))
 
 
 def vit_params(state_dict: Mapping[str, Any], num_heads: int) -> Tree:
     """Returns the Flax parameters of a PyTorch ViT; arguments as for the GNN."""
-    return _tree(state_dict, vit_path, num_heads)
+    return _tree(state_dict, _vit_path_of(state_dict), num_heads)
 
 
 def _state_dict(
@@ -160,10 +191,9 @@ def gnn_state_dict(params: Mapping[str, Any], names: Iterable[str]) -> dict[str,
         params: The tree.
         names: The parameter names of the PyTorch model.
     """
-    steps = {name.split('.')[1] for name in names if 'graph_network' in name}
-    return _state_dict(params, names, _gnn_path_with_decoder(len(steps)))
+    return _state_dict(params, names, _gnn_path_with_decoder(names))
 
 
 def vit_state_dict(params: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Returns PyTorch name to array from a tree of Flax parameters of the ViT."""
-    return _state_dict(params, names, vit_path)
+    return _state_dict(params, names, _vit_path_of(names))

@@ -19,13 +19,16 @@ class Entry:
     Attributes:
         base: Name of the base workload; its own name unless it is a variant.
         implementations: Framework to `'module:Class'`.
+        held_out: Whether it is a variant on which nothing is tuned, of about the base
+            workload's size, as AlgoPerf's held-out workloads are.
     """
 
     base: str
     implementations: Mapping[str, str]
+    held_out: bool = False
 
 
-def _in_both(base: str, class_name: str) -> Entry:
+def _in_both(base: str, class_name: str, held_out: bool = False) -> Entry:
     module = f'workloads_overrides.{base}'
     return Entry(
         base=base,
@@ -33,6 +36,7 @@ def _in_both(base: str, class_name: str) -> Entry:
             framework: f'{module}.{framework}_workload:{class_name}'
             for framework in ('jax', 'pytorch')
         },
+        held_out=held_out,
     )
 
 
@@ -48,6 +52,12 @@ WORKLOADS: dict[str, Entry] = {
     'imagenet_vit_fashion_mnist_s16': _in_both(
         'imagenet_vit_fashion_mnist', 'ImagenetVitFashionMnistS16Workload'
     ),
+    # With the changes, and the endings, of AlgoPerf's held-out workloads.
+    'imagenet_vit_fashion_mnist_glu': _in_both(
+        'imagenet_vit_fashion_mnist',
+        'ImagenetVitFashionMnistGluWorkload',
+        held_out=True,
+    ),
 }
 
 
@@ -62,6 +72,11 @@ def _entry(name: str) -> Entry:
 def base_name(name: str) -> str:
     """Returns the name of the base workload that `name` is a variant of."""
     return _entry(name).base
+
+
+def is_held_out(name: str) -> bool:
+    """Returns whether a workload is a variant on which nothing is tuned."""
+    return _entry(name).held_out
 
 
 def workload_class(name: str, framework: str) -> type[Any]:

@@ -20,9 +20,13 @@ _MLP_BIAS_STDDEV = 1e-6
 
 
 class MlpBlock(nn.Module):
-    """Two dense layers with a GELU between them."""
+    """Two dense layers with a GELU between them, gated if `use_glu`.
+
+    The gate is one more dense layer, of what the GELU returns, and multiplies it.
+    """
 
     mlp_dim: int
+    use_glu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any) -> jax.Array:
@@ -36,8 +40,10 @@ class MlpBlock(nn.Module):
             )
 
         width = x.shape[-1]
-        x = Dropout()(nn.gelu(dense(self.mlp_dim)(x)), dropout_rate, train)
-        return dense(width)(x)
+        x = nn.gelu(dense(self.mlp_dim)(x))
+        if self.use_glu:
+            x = x * dense(self.mlp_dim)(x)
+        return dense(width)(Dropout()(x, dropout_rate, train))
 
 
 class EncoderBlock(nn.Module):
@@ -45,6 +51,7 @@ class EncoderBlock(nn.Module):
 
     mlp_dim: int
     num_heads: int
+    use_glu: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any) -> jax.Array:
@@ -57,8 +64,8 @@ class EncoderBlock(nn.Module):
         )(y)
         x = x + Dropout()(y, dropout_rate, train)
         y = nn.LayerNorm(name='LayerNorm_2')(x)
-        y = MlpBlock(self.mlp_dim, name='MlpBlock_3')(y, train, dropout_rate)
-        return x + Dropout()(y, dropout_rate, train)
+        mlp = MlpBlock(self.mlp_dim, self.use_glu, name='MlpBlock_3')
+        return x + Dropout()(mlp(y, train, dropout_rate), dropout_rate, train)
 
 
 class Encoder(nn.Module):
@@ -67,13 +74,17 @@ class Encoder(nn.Module):
     depth: int
     mlp_dim: int
     num_heads: int
+    use_glu: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any) -> jax.Array:
         """Maps `[B, T, width]` to the same shape."""
         for index in range(self.depth):
             x = EncoderBlock(
-                self.mlp_dim, self.num_heads, name=f'encoderblock_{index}'
+                self.mlp_dim,
+                self.num_heads,
+                self.use_glu,
+                name=f'encoderblock_{index}',
             )(x, train, dropout_rate)
         return nn.LayerNorm(name='encoder_layernorm')(x)
 
@@ -88,6 +99,7 @@ class ViT(nn.Module):
         depth: Number of blocks.
         mlp_dim: Size of the hidden layer of each block's MLP.
         num_heads: Number of attention heads; divides `width`.
+        use_glu: Whether the MLPs of the blocks are gated.
     """
 
     num_classes: int
@@ -96,6 +108,7 @@ class ViT(nn.Module):
     depth: int
     mlp_dim: int
     num_heads: int
+    use_glu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any = 0.0) -> jax.Array:
@@ -117,9 +130,9 @@ class ViT(nn.Module):
         x = x.reshape(len(x), rows * columns, self.width)
         x = x + jnp.asarray(position_embedding(rows, columns, self.width), x.dtype)
         x = Dropout()(x, dropout_rate, train)
-        x = Encoder(self.depth, self.mlp_dim, self.num_heads, name='Transformer')(
-            x, train, dropout_rate
-        )
+        x = Encoder(
+            self.depth, self.mlp_dim, self.num_heads, self.use_glu, name='Transformer'
+        )(x, train, dropout_rate)
         x = nn.tanh(nn.Dense(self.width, name='pre_logits')(x.mean(axis=1)))
         return nn.Dense(
             self.num_classes, kernel_init=nn.initializers.zeros, name='head'

@@ -1,6 +1,5 @@
 """The workload in JAX."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ from workloads_overrides.imagenet_vit_fashion_mnist.workload import (
     S_SIZE,
     WIDE_SIZE,
     BaseImagenetVitFashionMnistWorkload,
+    Glu,
     ModelSize,
 )
 from workloads_overrides.jax_workload import JaxWorkload, Params
@@ -62,9 +62,7 @@ class ImagenetVitFashionMnistWorkload(JaxWorkload, BaseImagenetVitFashionMnistWo
 
     def init_model_fn(self, rng: spec.RandomState) -> tuple[Params, None]:
         """Returns new parameters; the same key gives the same ones."""
-        model = ViT(
-            num_classes=dataset.NUM_CLASSES, **dataclasses.asdict(self.model_size)
-        )
+        model = ViT(num_classes=dataset.NUM_CLASSES, **self._architecture())
         images = jnp.ones((1, dataset.IMAGE_SIZE, dataset.IMAGE_SIZE, 1))
         # AlgoPerf's imagenet_vit takes the first key, its ogbg the second.
         params_rng = jax.random.split(rng)[0]
@@ -147,3 +145,7 @@ class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):
     def model_size(self) -> ModelSize:
         """Sizes of the S variant; patches of 4 give 49 tokens."""
         return S_SIZE
+
+
+class ImagenetVitFashionMnistGluWorkload(Glu, ImagenetVitFashionMnistWorkload):
+    """The small model with gated MLPs."""

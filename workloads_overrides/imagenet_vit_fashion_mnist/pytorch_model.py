@@ -66,30 +66,37 @@ class SelfAttention(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """Two linear layers with a GELU between them."""
+    """Two linear layers with a GELU between them, gated if `use_glu`.
 
-    def __init__(self, width: int, mlp_dim: int) -> None:
+    The gate is one more linear layer, of what the GELU returns, and multiplies it.
+    """
+
+    def __init__(self, width: int, mlp_dim: int, use_glu: bool = False) -> None:
         super().__init__()
         self.linear1 = nn.Linear(width, mlp_dim)
+        self.glu_linear = nn.Linear(mlp_dim, mlp_dim) if use_glu else None
         self.linear2 = nn.Linear(mlp_dim, width)
-        for layer in (self.linear1, self.linear2):
-            _init_xavier(layer, bias_stddev=_MLP_BIAS_STDDEV)
+        for layer in (self.linear1, self.glu_linear, self.linear2):
+            if layer is not None:
+                _init_xavier(layer, bias_stddev=_MLP_BIAS_STDDEV)
 
     def forward(self, x: torch.Tensor, dropout_rate: float) -> torch.Tensor:
         """Maps `[B, T, width]` to the same shape."""
         x = functional.gelu(self.linear1(x), approximate='tanh')
+        if self.glu_linear is not None:
+            x = x * self.glu_linear(x)
         return self.linear2(functional.dropout(x, dropout_rate, self.training))
 
 
 class EncoderBlock(nn.Module):
     """Pre-norm transformer block; the names count the parts as AlgoPerf's do."""
 
-    def __init__(self, width: int, mlp_dim: int, num_heads: int) -> None:
+    def __init__(self, width: int, mlp_dim: int, num_heads: int, use_glu: bool) -> None:
         super().__init__()
         self.layer_norm0 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.self_attention1 = SelfAttention(width, num_heads)
         self.layer_norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp3 = MlpBlock(width, mlp_dim)
+        self.mlp3 = MlpBlock(width, mlp_dim, use_glu)
 
     def forward(self, x: torch.Tensor, dropout_rate: float) -> torch.Tensor:
         """Maps `[B, T, width]` to the same shape."""
@@ -102,10 +109,12 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """Transformer blocks and the normalisation after the last of them."""
 
-    def __init__(self, width: int, depth: int, mlp_dim: int, num_heads: int) -> None:
+    def __init__(
+        self, width: int, depth: int, mlp_dim: int, num_heads: int, use_glu: bool
+    ) -> None:
         super().__init__()
         self.net = nn.ModuleList(
-            EncoderBlock(width, mlp_dim, num_heads) for _ in range(depth)
+            EncoderBlock(width, mlp_dim, num_heads, use_glu) for _ in range(depth)
         )
         self.encoder_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
@@ -133,6 +142,7 @@ class ViT(nn.Module):
         depth: int,
         mlp_dim: int,
         num_heads: int,
+        use_glu: bool = False,
     ) -> None:
         """Builds the model from torch's global random state.
 
@@ -145,6 +155,7 @@ class ViT(nn.Module):
             depth: Number of blocks.
             mlp_dim: Size of the hidden layer of each block's MLP.
             num_heads: Number of attention heads; divides `width`.
+            use_glu: Whether the MLPs of the blocks are gated.
         """
         super().__init__()
         if image_size % patch_size:
@@ -154,7 +165,7 @@ class ViT(nn.Module):
         self.conv_patch_extract = nn.Conv2d(
             channels, width, kernel_size=patch_size, stride=patch_size
         )
-        self.encoder = Encoder(width, depth, mlp_dim, num_heads)
+        self.encoder = Encoder(width, depth, mlp_dim, num_heads, use_glu)
         self.pre_logits = nn.Linear(width, width)
         self.head = nn.Linear(width, num_classes)
         num_patches = image_size // patch_size

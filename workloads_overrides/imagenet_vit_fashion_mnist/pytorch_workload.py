@@ -1,6 +1,5 @@
 """The workload in PyTorch."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -18,6 +17,7 @@ from workloads_overrides.imagenet_vit_fashion_mnist.workload import (
     S_SIZE,
     WIDE_SIZE,
     BaseImagenetVitFashionMnistWorkload,
+    Glu,
     ModelSize,
 )
 from workloads_overrides.pytorch_workload import PyTorchWorkload
@@ -114,7 +114,7 @@ class ImagenetVitFashionMnistWorkload(
                 num_classes=dataset.NUM_CLASSES,
                 image_size=dataset.IMAGE_SIZE,
                 channels=1,
-                **dataclasses.asdict(self.model_size),
+                **self._architecture(),
             )
 
         return self._initialised(rng, make_model, parameter_type)
@@ -185,3 +185,7 @@ class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):
     def model_size(self) -> ModelSize:
         """Sizes of the S variant; patches of 4 give 49 tokens."""
         return S_SIZE
+
+
+class ImagenetVitFashionMnistGluWorkload(Glu, ImagenetVitFashionMnistWorkload):
+    """The small model with gated MLPs."""

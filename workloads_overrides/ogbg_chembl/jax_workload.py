@@ -25,6 +25,7 @@ from workloads_overrides.ogbg_chembl.workload import (
     BaseOgbgChemblWorkload,
     EvaluatedBatch,
     FullSize,
+    Gelu,
 )
 
 
@@ -157,3 +158,7 @@ class OgbgChemblWorkload(JaxWorkload, BaseOgbgChemblWorkload):
 
 class OgbgChemblFullWorkload(FullSize, OgbgChemblWorkload):
     """`ogbg_chembl_full`: the size of AlgoPerf's ogbg model, for a GPU."""
+
+
+class OgbgChemblGeluWorkload(Gelu, OgbgChemblWorkload):
+    """`ogbg_chembl_gelu`: the default size with another activation."""

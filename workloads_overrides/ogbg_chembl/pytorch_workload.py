@@ -20,6 +20,7 @@ from workloads_overrides.ogbg_chembl.workload import (
     BaseOgbgChemblWorkload,
     EvaluatedBatch,
     FullSize,
+    Gelu,
 )
 from workloads_overrides.pytorch_workload import PyTorchWorkload
 
@@ -161,3 +162,7 @@ class OgbgChemblWorkload(PyTorchWorkload, BaseOgbgChemblWorkload):
 
 class OgbgChemblFullWorkload(FullSize, OgbgChemblWorkload):
     """`ogbg_chembl_full`: the size of AlgoPerf's ogbg model, for a GPU."""
+
+
+class OgbgChemblGeluWorkload(Gelu, OgbgChemblWorkload):
+    """`ogbg_chembl_gelu`: the default size with another activation."""

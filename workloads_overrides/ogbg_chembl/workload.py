@@ -168,3 +168,15 @@ class FullSize(BaseOgbgChemblWorkload):
     def num_message_passing_steps(self) -> int:
         """Number of graph network layers."""
         return 5
+
+
+class Gelu(BaseOgbgChemblWorkload):
+    """The activation of AlgoPerf's ogbg_gelu."""
+
+    validation_target_value = VALIDATION_TARGET
+    test_target_value = TEST_TARGET
+
+    @property
+    def activation_fn_name(self) -> str:
+        """One of 'relu', 'gelu' and 'silu'."""
+        return 'gelu'

@@ -19,11 +19,20 @@ SIZES = {
     'num_heads': 3,
 }
 MODEL = jax_model.ViT(**SIZES)
+every_architecture = pytest.mark.parametrize(
+    'architecture', [{}, {'use_glu': True}], ids=['base', 'glu']
+)
 
 
 @pytest.fixture
 def torch_model():
-    model = pytorch_model.ViT(image_size=16, channels=2, **SIZES).double()
+    return make_torch_model()
+
+
+def make_torch_model(**architecture):
+    model = pytorch_model.ViT(
+        image_size=16, channels=2, **SIZES, **architecture
+    ).double()
     # Made in single precision, where Flax's is exact.
     model.position_embedding = torch.from_numpy(
         pytorch_model.fixed_embedding.position_embedding(4, 4, 24)
@@ -43,14 +52,17 @@ def channels_last(images):
     return images.transpose(0, 2, 3, 1)
 
 
-def test_logits_and_gradients_are_those_of_pytorch(torch_model, images):
+@every_architecture
+def test_logits_and_gradients_are_those_of_pytorch(architecture, images):
+    torch_model = make_torch_model(**architecture)
+    model = jax_model.ViT(**SIZES, **architecture)
     cotangent = np.random.default_rng(1).standard_normal((3, 5))
     logits = torch_model(torch.from_numpy(images))
     logits.backward(torch.from_numpy(cotangent))
     gradients = {name: p.grad for name, p in torch_model.named_parameters()}
 
     def summed(params):
-        found = MODEL.apply({'params': params}, channels_last(images), train=False)
+        found = model.apply({'params': params}, channels_last(images), train=False)
         return jnp.sum(found * cotangent), found
 
     with double_precision():
@@ -68,8 +80,9 @@ def test_logits_and_gradients_are_those_of_pytorch(torch_model, images):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-10 * scale)
 
 
-def test_parameters_travel_there_and_back(torch_model):
-    state_dict = torch_model.state_dict()
+@every_architecture
+def test_parameters_travel_there_and_back(architecture):
+    state_dict = make_torch_model(**architecture).state_dict()
     params = flax_parameters.vit_params(state_dict, num_heads=3)
     back = flax_parameters.vit_state_dict(params, state_dict)
     assert back.keys() == state_dict.keys()
@@ -82,13 +95,17 @@ def new_params(model=MODEL):
     return init(jax.random.PRNGKey(0), jnp.ones((1, 16, 16, 2)))['params']
 
 
-def test_names_and_shapes_are_those_of_a_new_model(torch_model):
+@every_architecture
+def test_names_and_shapes_are_those_of_a_new_model(architecture):
+    torch_model = make_torch_model(**architecture)
     copied = flax_parameters.vit_params(torch_model.state_dict(), num_heads=3)
-    assert jax.tree.map(np.shape, new_params()) == jax.tree.map(np.shape, copied)
+    new = new_params(jax_model.ViT(**SIZES, **architecture))
+    assert jax.tree.map(np.shape, new) == jax.tree.map(np.shape, copied)
 
 
-def test_initial_parameters_have_the_distributions_of_pytorch():
-    sizes = {**SIZES, 'width': 240, 'mlp_dim': 320}
+@every_architecture
+def test_initial_parameters_have_the_distributions_of_pytorch(architecture):
+    sizes = {**SIZES, 'width': 240, 'mlp_dim': 320, **architecture}
     params = flax_parameters.vit_state_dict(
         new_params(jax_model.ViT(**sizes)),
         names := pytorch_model.ViT(image_size=16, channels=2, **sizes).state_dict(),

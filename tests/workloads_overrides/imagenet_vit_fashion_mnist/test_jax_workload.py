@@ -13,7 +13,10 @@ from workloads_overrides.imagenet_vit_fashion_mnist import (
 
 KEY = jax.random.PRNGKey(0)
 TRAIN = spec.ForwardPassMode.TRAIN
-NAMES = [f'ImagenetVitFashionMnist{size}Workload' for size in ('', 'Wide', 'S16')]
+NAMES = [
+    f'ImagenetVitFashionMnist{variant}Workload'
+    for variant in ('', 'Wide', 'S16', 'Glu')
+]
 
 
 @pytest.fixture(scope='module')
@@ -45,6 +48,8 @@ def test_parameters_are_those_of_the_pytorch_workload(name):
     }
     found = jax.tree.map(lambda kind: kind.value, workload.model_params_types)
     assert found == jax.tree.map(np.max, flax_parameters.vit_params(kinds, heads))
+    assert workload.validation_target_value == reference.validation_target_value
+    assert workload.step_hint == reference.step_hint
     assert [key for key in params if workload.is_output_params(key)] == ['head']
 
 

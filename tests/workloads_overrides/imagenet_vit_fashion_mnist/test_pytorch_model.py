@@ -132,6 +132,20 @@ def test_whole_model_against_a_written_out_forward_pass():
     torch.testing.assert_close(model(images), expected)
 
 
+def test_gate_multiplies_what_the_gelu_returns():
+    model = with_random_parameters(build(use_glu=True)).double()
+    mlp = model.encoder.net[1].mlp3
+    weights = dict(mlp.named_parameters())
+
+    def linear(name, x):
+        return x @ weights[f'{name}.weight'].T + weights[f'{name}.bias']
+
+    x = torch.randn(3, 5, 24, dtype=torch.float64)
+    hidden = functional.gelu(linear('linear1', x), approximate='tanh')
+    expected = linear('linear2', hidden * linear('glu_linear', hidden))
+    torch.testing.assert_close(mlp(x, 0.0), expected)
+
+
 def test_initial_values():
     model = build(width=96, mlp_dim=400, depth=1)
     parameters = dict(model.named_parameters())

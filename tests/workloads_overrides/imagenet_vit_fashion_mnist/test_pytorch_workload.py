@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from workloads_overrides import random_utils
 from workloads_overrides.imagenet_vit_fashion_mnist.pytorch_workload import (
+    ImagenetVitFashionMnistGluWorkload,
     ImagenetVitFashionMnistS16Workload,
     ImagenetVitFashionMnistWideWorkload,
     ImagenetVitFashionMnistWorkload,
@@ -88,6 +89,17 @@ def test_wide_parameters():
     assert workload.param_shapes['conv_patch_extract.weight'][0] == 192
     blocks = model.encoder.net
     assert [block.self_attention1.num_heads for block in blocks] == [3] * 6
+
+
+def test_gated_model_is_the_small_one_with_a_gate_in_each_block(workload):
+    changed = ImagenetVitFashionMnistGluWorkload()
+    model, _ = changed.init_model_fn(KEY)
+    gates = 3 * (192 * 192 + 192)
+    assert sum(p.numel() for p in model.parameters()) == 88_570 + gates
+    assert changed.model_size == workload.model_size
+    assert changed.step_hint == workload.step_hint
+    # Every parameter has a kind.
+    assert changed.model_params_types.keys() == dict(model.named_parameters()).keys()
 
 
 def test_default_size(workload):

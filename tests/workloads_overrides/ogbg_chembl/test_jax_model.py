@@ -32,9 +32,10 @@ def graph_of(ids, n_node=100, n_edge=200, n_graph=10):
 GRAPH = graph_of(range(6))
 
 
-def torch_model(activation='relu'):
+def torch_model(activation='relu', **changes):
+    sizes = {**SIZES, **changes}
     model = pytorch_model.GraphNetwork(
-        num_message_passing_steps=STEPS, activation_fn_name=activation, **SIZES
+        num_message_passing_steps=STEPS, activation_fn_name=activation, **sizes
     ).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -54,16 +55,21 @@ def as_tensors(graph):
     return GraphsTuple(*(None if x is None else torch.from_numpy(x) for x in graph))
 
 
+every_depth = pytest.mark.parametrize('hidden_dims', [(5,), (5, 4)])
+
+
+@every_depth
 @pytest.mark.parametrize('activation', ['relu', 'gelu', 'silu'])
-def test_logits_and_gradients_are_those_of_pytorch(activation):
-    model = torch_model(activation)
+def test_logits_and_gradients_are_those_of_pytorch(activation, hidden_dims):
+    model = torch_model(activation, hidden_dims=hidden_dims)
+    in_flax = flax_model(activation, hidden_dims=hidden_dims)
     cotangent = np.random.default_rng(0).standard_normal((10, 7))
     logits = model(as_tensors(GRAPH), dropout_rate=0.0)
     logits.backward(torch.from_numpy(cotangent))
     gradients = {name: p.grad for name, p in model.named_parameters()}
 
     def summed(params):
-        found = flax_model(activation).apply({'params': params}, GRAPH, train=False)
+        found = in_flax.apply({'params': params}, GRAPH, train=False)
         return jnp.sum(found * cotangent), found
 
     with double_precision():
@@ -79,8 +85,9 @@ def test_logits_and_gradients_are_those_of_pytorch(activation):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-10 * abs(right).max())
 
 
-def test_parameters_travel_there_and_back():
-    state_dict = torch_model().state_dict()
+@every_depth
+def test_parameters_travel_there_and_back(hidden_dims):
+    state_dict = torch_model(hidden_dims=hidden_dims).state_dict()
     params = flax_parameters.gnn_params(state_dict)
     back = flax_parameters.gnn_state_dict(params, state_dict)
     assert back.keys() == state_dict.keys()
@@ -93,9 +100,12 @@ def new_params(model):
     return init(jax.random.PRNGKey(0), GRAPH)['params']
 
 
-def test_names_and_shapes_are_those_of_a_new_model():
-    new = new_params(flax_model())
-    copied = flax_parameters.gnn_params(torch_model().state_dict())
+@every_depth
+def test_names_and_shapes_are_those_of_a_new_model(hidden_dims):
+    new = new_params(flax_model(hidden_dims=hidden_dims))
+    copied = flax_parameters.gnn_params(
+        torch_model(hidden_dims=hidden_dims).state_dict()
+    )
     assert jax.tree.map(np.shape, new) == jax.tree.map(np.shape, copied)
 
 

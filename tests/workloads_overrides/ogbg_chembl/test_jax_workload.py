@@ -35,7 +35,10 @@ def batch(small_dir):
     return next(workload._build_input_queue(KEY, 'train', small_dir, 16))
 
 
-@pytest.mark.parametrize('name', ['OgbgChemblWorkload', 'OgbgChemblFullWorkload'])
+@pytest.mark.parametrize(
+    'name',
+    [f'OgbgChembl{variant}Workload' for variant in ('', 'Full', 'Gelu')],
+)
 def test_parameters_are_those_of_the_pytorch_workload(name):
     reference = getattr(pytorch_workload, name)()
     model, _ = reference.init_model_fn(np.array([0, 1]))
@@ -56,7 +59,12 @@ def test_parameters_are_those_of_the_pytorch_workload(name):
     found = jax.tree.map(lambda kind: kind.value, workload.model_params_types)
     assert found == jax.tree.map(np.max, flax_parameters.gnn_params(kinds))
     outputs = [key for key in params if workload.is_output_params(key)]
-    assert outputs == [flax_parameters.gnn_decoder(reference.num_message_passing_steps)]
+    assert outputs == [
+        flax_parameters.gnn_decoder(
+            reference.num_message_passing_steps, len(reference.hidden_dims)
+        )
+    ]
+    assert workload.activation_fn_name == reference.activation_fn_name
     # The rest of the contract is shared.
     assert workload.validation_target_value == reference.validation_target_value
     assert workload.step_hint == reference.step_hint

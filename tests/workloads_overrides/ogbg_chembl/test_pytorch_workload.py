@@ -8,6 +8,7 @@ from workloads_overrides import random_utils, spec
 from workloads_overrides.ogbg_chembl import dataset as dataset_lib
 from workloads_overrides.ogbg_chembl.pytorch_workload import (
     OgbgChemblFullWorkload,
+    OgbgChemblGeluWorkload,
     OgbgChemblWorkload,
 )
 
@@ -55,6 +56,20 @@ def test_default_and_full_size(workload):
         1024,
     )
     assert full.param_shapes['decoder.weight'] == (128, 256)
+
+
+def test_variant_with_another_activation(workload):
+    changed = OgbgChemblGeluWorkload()
+    models = [w.init_model_fn(KEY)[0] for w in (workload, changed)]
+    assert changed.activation_fn_name == 'gelu'
+    assert changed.param_shapes == workload.param_shapes
+    # The same parameters from the same key, and another function of them.
+    first, second = (list(model.parameters()) for model in models)
+    assert all(map(torch.equal, first, second))
+    rows = torch.linspace(-2, 2, 64 * 320).reshape(64, 320)
+    update = 'graph_network.0.update_edge_fn'
+    outputs = [model.get_submodule(update)(rows, 0.0) for model in models]
+    assert outputs[0].min() == 0 > outputs[1].min()
 
 
 def test_parameter_types_and_output_layer(workload):

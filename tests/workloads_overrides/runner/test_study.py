@@ -297,6 +297,10 @@ def test_registry_holds_the_workloads_and_their_bases():
     name = 'imagenet_vit_fashion_mnist'
     assert registry.base_name(f'{name}_s16') == name
     assert isinstance(registry.load_workload('fake', 'pytorch'), fakes.FakeWorkload)
+    held_out = [key for key in registry.WORKLOADS if registry.is_held_out(key)]
+    assert held_out == [
+        f'{name}_glu',
+    ]
 
 
 def test_each_trial_has_its_own_workload(tmp_path, space, monkeypatch):
