@@ -18,7 +18,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -32,7 +32,24 @@ from workloads_overrides.runner.search_space import load_search_space
 SEARCH_SPACE = pathlib.Path(__file__).parent / 'search_spaces' / 'nadamw.json'
 
 
-Train = Callable[[Sequence[dict[str, Any]], Sequence[int]], list[Record]]
+Train = Callable[[Sequence[Mapping[str, Any]], Sequence[int]], list[Record]]
+
+
+def runs_of_best_point(
+    points: Sequence[Mapping[str, Any]], seeds: Sequence[int], train: Train
+) -> list[Record]:
+    """Trains all points with the first seed, and the best of them with all.
+
+    Args:
+      points: Points of a NAdamW search space.
+      seeds: Seeds; the first is that of the search.
+      train: Trains points with seeds, once if it is asked again.
+
+    Returns:
+      A run of the best point, by final validation metric, for each seed.
+    """
+    best = max(train(points, seeds[:1]), key=lambda run: run.validation[-1])
+    return train([best.trial.hyperparameters], seeds)
 
 
 def targets_from(runs: Sequence[Record]) -> tuple[float, float]:
@@ -51,7 +68,10 @@ def _round_down(value: float) -> float:
 
 
 def set_targets(
-    points: Sequence[dict[str, Any]], seeds: Sequence[int], finalists: int, train: Train
+    points: Sequence[Mapping[str, Any]],
+    seeds: Sequence[int],
+    finalists: int,
+    train: Train,
 ) -> dict[str, Any]:
     """Follows the steps in the module's description.
 
@@ -64,21 +84,19 @@ def set_targets(
     Returns:
       Targets and reference, as kept in `references.json`.
     """
-    search = train(points, seeds[:1])
-    best = max(search, key=lambda run: run.validation[-1])
-    validation_target, test_target = targets_from(
-        train([dict(best.trial.hyperparameters)], seeds)
+    best_runs = runs_of_best_point(points, seeds, train)
+    validation_target, test_target = targets_from(best_runs)
+    fastest = sorted(
+        train(points, seeds[:1]),
+        key=lambda run: median_steps([run], validation_target),
     )
-    fastest = sorted(search, key=lambda run: median_steps([run], validation_target))
-    groups = [
-        train([dict(run.trial.hyperparameters)], seeds) for run in fastest[:finalists]
-    ]
+    groups = [train([run.trial.hyperparameters], seeds) for run in fastest[:finalists]]
     reference = min(groups, key=lambda runs: median_steps(runs, validation_target))
     return {
         'hyperparameters': dict(reference[0].trial.hyperparameters),
         'validation_target': validation_target,
         'test_target': test_target,
-        'target_set_by': dict(best.trial.hyperparameters),
+        'target_set_by': dict(best_runs[0].trial.hyperparameters),
         'points_tried': len(points),
         'seeds': list(seeds),
         'finalists': finalists,
@@ -103,7 +121,7 @@ def main() -> None:
     """Sets the targets of a workload and writes the reference."""
     points = [point._asdict() for point in load_search_space(SEARCH_SPACE, 100)]
 
-    def train(some: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[Record]:
+    def train(some: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Record]:
         return tune.tune(
             'nadamw',
             flags.FLAGS.workload,

@@ -13,7 +13,8 @@ what is missing there.
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -34,7 +35,7 @@ def tune(
     method: str,
     workload: str,
     framework: str,
-    points: Sequence[dict[str, object]],
+    points: Sequence[Mapping[str, Any]],
     seeds: Sequence[int],
     *,
     eval_every_steps: int,

@@ -4,6 +4,7 @@ import pathlib
 import pytest
 import torch
 
+from experiments.time_to_target.methods import RESULTS
 from submission.settings import Settings
 
 README = (pathlib.Path(__file__).parent.parent / 'README.md').read_text()
@@ -48,3 +49,18 @@ def test_the_jax_example_trains():
         params, state, loss = names['statistics_step'](params, state, names['batch'])
         losses.append(float(loss))
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    'workload',
+    [
+        'ogbg_chembl_pytorch',
+        'imagenet_vit_fashion_mnist_pytorch',
+        'ogbg_chembl_jax',
+        'imagenet_vit_fashion_mnist_jax',
+        'ogbg_chembl_full_pytorch',
+        'imagenet_vit_fashion_mnist_wide_pytorch',
+    ],
+)
+def test_the_tables_are_those_that_were_written(workload):
+    assert (RESULTS / workload / 'table.md').read_text() in README

@@ -33,6 +33,7 @@ from experiments import command, plots, trials
 from experiments.seeds import parse_seeds
 from experiments.time_to_target import (
     profile_plot,
+    recorded,
     scores,
     step_times,
     study,
@@ -41,7 +42,6 @@ from experiments.time_to_target import (
 from experiments.time_to_target.methods import (
     EVERY_STEP,
     RESULTS,
-    TRIALS,
     Method,
     all_methods,
     main_methods,
@@ -96,37 +96,15 @@ def chosen_methods(
     return {name: available[name] for name in wanted if name in available}
 
 
-def records_path(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the file of the records of a workload and framework."""
-    return folder / 'records.jsonl'
-
-
 def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
     """Writes `summary.json`, `table.md` and the plots; returns the table.
 
     Raises:
       ValueError: If no study is complete.
     """
-    workload = registry.load_workload(workload_name, framework)
-    target = workload.validation_target_value
-    records = trials.load_records(records_path(folder))
-    times = step_times.load(folder)
+    found = recorded.load(workload_name, framework, folder)
+    studies, times, target = found.studies, found.times, found.target
     methods = all_methods(workload_name)
-    studies = {
-        name: scores.studies_of(
-            scores.records_at(records, name, method.points),
-            target,
-            times.costs.get(name),
-            len(method.points),
-        )
-        for name, method in methods.items()
-    }
-    studies = {name: of_method for name, of_method in studies.items() if of_method}
-    if not studies:
-        raise ValueError(
-            f'{records_path(folder)} has no method with all {TRIALS} trials of a seed; '
-            'train first, without --report.'
-        )
     labels = {name: method.label for name, method in methods.items()}
     summary = scores.summarise(studies, times.costs)
     main = [name for name in main_methods(workload_name) if name in studies]
@@ -144,7 +122,7 @@ def report(workload_name: str, framework: str, folder: pathlib.Path) -> str:
         )
         + '\n'
     )
-    title = f'{workload_name}: {workload.target_metric_name}'
+    title = f'{workload_name}: {found.metric}'
     every_step = [name for name in ('nadamw', *EVERY_STEP) if name in studies]
     figures = {'curves.png': main}
     if len(every_step) > 1:
@@ -181,11 +159,11 @@ def main() -> None:
     workload = registry.load_workload(name, framework)
     if given.step_times:
         step_times.measure(name, framework, methods, folder, given.rounds)
-        if not records_path(folder).exists():
+        if not recorded.records_path(folder).exists():
             print(f'Step times written to {folder}')
             return
     elif not given.report:
-        path = records_path(folder)
+        path = recorded.records_path(folder)
         studies = study.make_studies(
             methods.items(),
             name,

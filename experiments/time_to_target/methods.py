@@ -104,7 +104,7 @@ AVERAGED = {
     for name in ('nadamw', 'kfac_expand', 'kfac_reduce')
 }
 # The five points that AlgoPerf gets.
-SUBMITTED = {'kfac_submission': Method('K-FAC, the submission', 'kfac', SUBMISSION)}
+SUBMITTED = {'kfac_submission': Method('K-FAC (submission)', 'kfac', SUBMISSION)}
 # With more points than the five; NAdamW has been searched before.
 WIDER = {
     name: dataclasses.replace(METHODS[name], wider=True)
@@ -131,9 +131,9 @@ def main_methods(workload: str) -> dict[str, Method]:
     """Returns the methods to compare on a workload.
 
     Args:
-      workload: Name of the workload. On a wider variant the methods are tried at five
-        learning rates of the point each was fastest at on the narrow model
-        (`choose_rates`), and the submission is one of those compared.
+      workload: Name of the workload. On variants the submission is one of those
+        compared. On a wider one the methods are tried at five learning rates of the
+        point each was fastest at on the narrow model (`choose_rates`).
 
     Raises:
       RunnerError: If the workload is unknown.
@@ -141,6 +141,8 @@ def main_methods(workload: str) -> dict[str, Method]:
     base = registry.base_name(workload)
     if base == workload:
         return METHODS
+    if registry.is_held_out(workload):
+        return {**METHODS, **SUBMITTED}
     at_rates = {
         name: dataclasses.replace(method, search_space=RATES / base / f'{name}.json')
         for name, method in METHODS.items()

@@ -104,7 +104,7 @@ def median_and_range(
     if len(known) < len(values):
         return None
     found = {
-        'median': statistics.median_high(known),
+        'median': statistics.median(known),
         'lowest': min(known),
         'highest': max(known),
     }

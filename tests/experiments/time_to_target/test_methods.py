@@ -9,7 +9,11 @@ from experiments.time_to_target.choose_rates import SHARES
 from submission.settings import Settings
 from workloads_overrides.runner.search_space import as_hyperparameters
 
-NARROW, WIDE = 'ogbg_chembl', 'ogbg_chembl_full'
+NARROW, WIDE, HELD_OUT = (
+    'ogbg_chembl',
+    'ogbg_chembl_full',
+    'imagenet_vit_fashion_mnist_glu',
+)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +112,9 @@ def test_wide_models_are_trained_at_five_rates_of_one_point_and_by_the_submissio
             }
         if name == 'muon':
             assert quarter['adamw_learning_rate'] == whole['adamw_learning_rate'] / 4
+
+
+def test_held_out_workloads_have_the_points_that_others_were_chosen_for():
+    compared = methods.main_methods(HELD_OUT)
+    assert compared == {**methods.METHODS, **methods.SUBMITTED}
+    assert methods.all_methods(HELD_OUT) == compared

@@ -107,9 +107,9 @@ def test_summary_and_table():
     assert summary['nadamw']['reached'] == 2
     lines = format_table(summary, LABELS, {}).splitlines()
     assert lines[2] == (
-        '| K-FAC | 2 of 2 | 10 (10 to 10) | 0.33 | 2.0 (2.0 to 2.0) | 0.67 | 200.0 |'
+        '| K-FAC | 2 of 2 | 10 (10 to 10) | 0.40 | 2.0 (2.0 to 2.0) | 0.80 | 200.0 |'
     )
-    assert lines[3].startswith('| NAdamW | 2 of 2 | 30 (20 to 30) | 1.00 | 3.0 (2.0 to')
+    assert lines[3].startswith('| NAdamW | 2 of 2 | 25 (20 to 30) | 1.00 | 2.5 (2.0 to')
 
 
 def test_table_with_compilation():
