@@ -53,6 +53,9 @@ WORKLOADS: dict[str, Entry] = {
         'imagenet_vit_fashion_mnist', 'ImagenetVitFashionMnistS16Workload'
     ),
     # With the changes, and the endings, of AlgoPerf's held-out workloads.
+    'ogbg_chembl_gelu': _in_both(
+        'ogbg_chembl', 'OgbgChemblGeluWorkload', held_out=True
+    ),
     'imagenet_vit_fashion_mnist_glu': _in_both(
         'imagenet_vit_fashion_mnist',
         'ImagenetVitFashionMnistGluWorkload',

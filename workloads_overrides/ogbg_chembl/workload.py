@@ -173,8 +173,8 @@ class FullSize(BaseOgbgChemblWorkload):
 class Gelu(BaseOgbgChemblWorkload):
     """The activation of AlgoPerf's ogbg_gelu."""
 
-    validation_target_value = VALIDATION_TARGET
-    test_target_value = TEST_TARGET
+    validation_target_value = 0.623
+    test_target_value = 0.616
 
     @property
     def activation_fn_name(self) -> str:
