@@ -105,7 +105,7 @@ def format_tables(results: Mapping[str, Recorded], labels: Mapping[str, str]) ->
         for table in (in_steps, in_seconds)
     ]
     order = sorted(steps, key=lambda name: _or_inf(means[0][name]))
-    header = ['', *results, 'geometric mean / NAdamW']
+    columns = [*results, 'geometric mean / NAdamW']
     of_steps = [
         [
             labels[name],
@@ -114,7 +114,7 @@ def format_tables(results: Mapping[str, Recorded], labels: Mapping[str, str]) ->
         ]
         for name in order
     ]
-    tables = [text_tables.markdown(['Steps', *header[1:]], of_steps)]
+    tables = [text_tables.markdown(['Steps', *columns], of_steps)]
     if any(mean is not None for mean in means[1].values()):
         of_seconds = [
             [
@@ -124,9 +124,7 @@ def format_tables(results: Mapping[str, Recorded], labels: Mapping[str, str]) ->
             ]
             for name in order
         ]
-        tables.append(
-            text_tables.markdown(['Seconds / NAdamW', *header[1:]], of_seconds)
-        )
+        tables.append(text_tables.markdown(['Seconds / NAdamW', *columns], of_seconds))
     return '\n\n'.join(tables)
 
 

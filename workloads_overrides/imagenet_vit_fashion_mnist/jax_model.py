@@ -26,7 +26,7 @@ class MlpBlock(nn.Module):
     """
 
     mlp_dim: int
-    use_glu: bool = False
+    use_glu: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any) -> jax.Array:

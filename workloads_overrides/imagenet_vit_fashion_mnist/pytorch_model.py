@@ -71,7 +71,7 @@ class MlpBlock(nn.Module):
     The gate is one more linear layer, of what the GELU returns, and multiplies it.
     """
 
-    def __init__(self, width: int, mlp_dim: int, use_glu: bool = False) -> None:
+    def __init__(self, width: int, mlp_dim: int, use_glu: bool) -> None:
         super().__init__()
         self.linear1 = nn.Linear(width, mlp_dim)
         self.glu_linear = nn.Linear(mlp_dim, mlp_dim) if use_glu else None

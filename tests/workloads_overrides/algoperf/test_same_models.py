@@ -82,6 +82,22 @@ def check_same_in_pytorch(ours, stock, *inputs_of_each):
         )
 
 
+def check_same_in_jax(ours, stock, our_inputs, stock_inputs):
+    key = jax.random.PRNGKey(0)
+    first = ours.init(key, our_inputs, train=False)
+    # The same names and, with the same key, numbers.
+    jax.tree.map(
+        np.testing.assert_array_equal, first, stock.init(key, stock_inputs, train=False)
+    )
+    params = randomised(first)
+    np.testing.assert_allclose(
+        ours.apply(params, our_inputs, train=False),
+        stock.apply(params, stock_inputs, train=False),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
 @every_vit
 def test_vit_in_pytorch(variant, images):
     from algoperf.workloads.imagenet_vit.imagenet_pytorch import models
@@ -111,17 +127,7 @@ def test_vit_in_jax(variant, images):
     ours = jax_vit.ViT(patch_size=4, **VIT_SIZES, **variant)
     stock = models.ViT(patch_size=(4, 4), **VIT_SIZES, **variant)
     inputs = jnp.asarray(images.transpose(0, 2, 3, 1))
-    key = jax.random.PRNGKey(0)
-    first = ours.init(key, inputs, train=False)
-    # The same names and, with the same key, numbers.
-    jax.tree.map(np.testing.assert_array_equal, first, stock.init(key, inputs))
-    params = randomised(first)
-    np.testing.assert_allclose(
-        ours.apply(params, inputs, train=False),
-        stock.apply(params, inputs, train=False),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    check_same_in_jax(ours, stock, inputs, inputs)
 
 
 @every_gnn
@@ -130,16 +136,4 @@ def test_gnn_in_jax(variant, graph):
 
     ours = jax_gnn.GraphNetwork(**GNN_SIZES, **variant)
     stock = models.GNN(**GNN_SIZES, **variant)
-    theirs = stock_graph(graph, jnp.asarray)
-    key = jax.random.PRNGKey(0)
-    first = ours.init(key, graph, train=False)
-    jax.tree.map(
-        np.testing.assert_array_equal, first, stock.init(key, theirs, train=False)
-    )
-    params = randomised(first)
-    np.testing.assert_allclose(
-        ours.apply(params, graph, train=False),
-        stock.apply(params, theirs, train=False),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    check_same_in_jax(ours, stock, graph, stock_graph(graph, jnp.asarray))
