@@ -180,3 +180,40 @@ class Gelu(BaseOgbgChemblWorkload):
     def activation_fn_name(self) -> str:
         """One of 'relu', 'gelu' and 'silu'."""
         return 'gelu'
+
+
+class Silu(BaseOgbgChemblWorkload):
+    """The activation of AlgoPerf's ogbg_silu."""
+
+    validation_target_value = VALIDATION_TARGET
+    test_target_value = TEST_TARGET
+
+    @property
+    def activation_fn_name(self) -> str:
+        """One of 'relu', 'gelu' and 'silu'."""
+        return 'silu'
+
+
+class OtherSize(BaseOgbgChemblWorkload):
+    """Sizes changed as in AlgoPerf's ogbg_model_size.
+
+    Update functions with two hidden layers, half as wide embeddings, fewer steps.
+    """
+
+    validation_target_value = VALIDATION_TARGET
+    test_target_value = TEST_TARGET
+
+    @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """Widths of the layers of every update function."""
+        return (64, 64)
+
+    @property
+    def latent_dim(self) -> int:
+        """Width of the embedded nodes and edges."""
+        return 32
+
+    @property
+    def num_message_passing_steps(self) -> int:
+        """Number of graph network layers."""
+        return 2
