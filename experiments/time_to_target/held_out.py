@@ -11,10 +11,12 @@ that it has there. Trials come from
     python -m experiments.time_to_target.held_out_targets --workload=...
     python -m experiments.time_to_target --workload=... --seeds=0
 
-and `--step_times` of the latter; this trains nothing. It writes `held_out.md`: medians
-over seeds of the steps to the target of the best trial, of the same in units of
-NAdamW's, and of the seconds in units of NAdamW's, with geometric means over the
-workloads.
+and `--step_times` of the latter; this trains nothing. It writes `held_out_*.md`:
+medians over seeds of the steps to the target of the best trial, of the same in units of
+NAdamW's, and of the seconds in units of NAdamW's. Below are geometric means over the
+workloads, and the score that AlgoPerf would give: the performance profile (the share of
+workloads where a method takes at most tau times the steps of the fastest), averaged
+over tau from 1 to 4.
 """
 
 import math
@@ -25,21 +27,24 @@ from collections.abc import Callable, Mapping, Sequence
 from absl import flags
 
 from experiments import command, text_tables
-from experiments.time_to_target import recorded
+from experiments.time_to_target import recorded, scores
 from experiments.time_to_target.methods import RESULTS, all_methods
 from experiments.time_to_target.recorded import Recorded
 from experiments.time_to_target.scores import StudyScore
 from workloads_overrides import registry
 
 _REFERENCE = 'nadamw'
-# Median of a method on a workload; infinity where it did not get there, None where it
+# AlgoPerf's largest multiple of the fastest time.
+_MOST_TAU = 4.0
+# A quantity of a method by workload; infinity where it did not get there, None where it
 # was not tried or timed.
-Medians = Mapping[str, Mapping[str, float | None]]
+ByWorkload = Mapping[str, float | None]
+Quantities = Mapping[str, ByWorkload]
 
 
 def medians(
     results: Mapping[str, Recorded], quantity: Callable[[StudyScore], float | None]
-) -> Medians:
+) -> Quantities:
     """Returns the median of a quantity over seeds, by method and workload.
 
     Args:
@@ -49,27 +54,25 @@ def medians(
     names = dict.fromkeys(name for found in results.values() for name in found.studies)
     return {
         name: {
-            workload: _median(
-                [quantity(study) for study in found.studies.get(name, [])]
-            )
+            workload: scores.median([quantity(study) for study in found.studies[name]])
+            if name in found.studies
+            else None
             for workload, found in results.items()
         }
         for name in names
     }
 
 
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None
-    return statistics.median(known)
+def ratios(of_all: Quantities, reference: ByWorkload) -> Quantities:
+    """Returns quantities in units of a reference on the same workload.
 
-
-def ratios(of_all: Medians) -> Medians:
-    """Returns medians in units of NAdamW's on the same workload."""
+    Args:
+      of_all: The quantities.
+      reference: The reference; nothing is a multiple of what is missing or infinite.
+    """
     return {
         name: {
-            workload: _ratio(value, of_all[_REFERENCE][workload])
+            workload: _ratio(value, reference[workload])
             for workload, value in of_method.items()
         }
         for name, of_method in of_all.items()
@@ -82,6 +85,17 @@ def _ratio(value: float | None, reference: float | None) -> float | None:
     return value / reference
 
 
+def fastest(of_all: Quantities) -> ByWorkload:
+    """Returns the least of a quantity over methods, by workload."""
+    first, *others = of_all.values()
+    least = dict(first)
+    for of_method in others:
+        for workload, value in of_method.items():
+            known = [x for x in (least[workload], value) if x is not None]
+            least[workload] = min(known, default=None)
+    return least
+
+
 def geometric_mean(values: Sequence[float | None]) -> float | None:
     """Returns the geometric mean; None if a value is missing."""
     known = [value for value in values if value is not None]
@@ -90,46 +104,88 @@ def geometric_mean(values: Sequence[float | None]) -> float | None:
     return math.exp(statistics.fmean(map(math.log, known)))
 
 
-def format_tables(results: Mapping[str, Recorded], labels: Mapping[str, str]) -> str:
-    """Formats steps to the target, and the two ratios.
+def score(multiples: Sequence[float | None]) -> float | None:
+    """Returns AlgoPerf's score, from 0 to 1; None if a multiple is missing.
 
     Args:
-      results: Workload name to what was recorded.
+      multiples: For each workload the time in units of the fastest method's.
+    """
+    known = [value for value in multiples if value is not None]
+    if not known or len(known) < len(multiples):
+        return None
+    # The profile steps up at each multiple, so that its integral is a sum.
+    return statistics.fmean(
+        max(0.0, _MOST_TAU - value) / (_MOST_TAU - 1) for value in known
+    )
+
+
+def format_tables(results: Mapping[str, Recorded], labels: Mapping[str, str]) -> str:
+    """Formats steps to the target, and seconds in units of NAdamW's.
+
+    Args:
+      results: Workload name to what was recorded; NAdamW is in all of them.
       labels: Method name to its name in the tables.
     """
     steps = medians(results, lambda study: study.steps)
     seconds = medians(results, lambda study: study.seconds)
-    in_steps, in_seconds = ratios(steps), ratios(seconds)
-    means = [
-        {name: geometric_mean([*row.values()]) for name, row in table.items()}
-        for table in (in_steps, in_seconds)
-    ]
-    order = sorted(steps, key=lambda name: _or_inf(means[0][name]))
-    columns = [*results, 'geometric mean / NAdamW']
-    of_steps = [
-        [
-            labels[name],
-            *(_cell(steps[name][w], in_steps[name][w]) for w in results),
-            _number(means[0][name], '.2f'),
-        ]
-        for name in order
-    ]
-    tables = [text_tables.markdown(['Steps', *columns], of_steps)]
-    if any(mean is not None for mean in means[1].values()):
-        of_seconds = [
+    in_steps, in_seconds = (ratios(x, x[_REFERENCE]) for x in (steps, seconds))
+    order = sorted(steps, key=lambda name: _order(in_steps[name]))
+    tables = [
+        _table(
+            'Steps',
+            [labels[name] for name in order],
             [
-                labels[name],
-                *(_number(in_seconds[name][w], '.2f') for w in results),
-                _number(means[1][name], '.2f'),
-            ]
-            for name in order
-        ]
-        tables.append(text_tables.markdown(['Seconds / NAdamW', *columns], of_seconds))
+                [w, *(_cell(steps[name][w], in_steps[name][w]) for name in order)]
+                for w in results
+            ],
+            [in_steps[name] for name in order],
+            _scores(steps, order),
+        )
+    ]
+    timed = [
+        name for name in order if any(x is not None for x in in_seconds[name].values())
+    ]
+    if timed:
+        tables.append(
+            _table(
+                'Seconds / NAdamW',
+                [labels[name] for name in timed],
+                [
+                    [w, *(_number(in_seconds[name][w], '.2f') for name in timed)]
+                    for w in results
+                ],
+                [in_seconds[name] for name in timed],
+                _scores(seconds, timed),
+            )
+        )
     return '\n\n'.join(tables)
 
 
-def _or_inf(value: float | None) -> float:
-    return math.inf if value is None else value
+def _table(
+    title: str,
+    names: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    of_methods: Sequence[ByWorkload],
+    of_all: Sequence[float | None],
+) -> str:
+    means = [geometric_mean([*ratios.values()]) for ratios in of_methods]
+    last = [
+        ['geometric mean / NAdamW', *(_number(mean, '.2f') for mean in means)],
+        ["AlgoPerf's score", *(_number(value, '.2f') for value in of_all)],
+    ]
+    return text_tables.markdown([title, *names], [*rows, *last])
+
+
+def _scores(of_all: Quantities, order: Sequence[str]) -> list[float | None]:
+    multiples = ratios(of_all, fastest(of_all))
+    return [score([*multiples[name].values()]) for name in order]
+
+
+def _order(in_steps: ByWorkload) -> tuple[int, float]:
+    """Sorts by how many workloads are missing, then by the mean of the others."""
+    known = [value for value in in_steps.values() if value is not None]
+    mean = geometric_mean(known)
+    return len(in_steps) - len(known), math.inf if mean is None else mean
 
 
 def _number(value: float | None, spec: str) -> str:

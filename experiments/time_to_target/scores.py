@@ -89,6 +89,18 @@ def studies_of(
     return studies
 
 
+def _measured(values: Sequence[float | None]) -> list[float] | None:
+    """Returns the values; None if one of them was not measured."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None
+
+
+def median(values: Sequence[float | None]) -> float | None:
+    """Returns the median, of at least one value; None if one was not measured."""
+    known = _measured(values)
+    return None if known is None else statistics.median(known)
+
+
 def median_and_range(
     values: Sequence[float | None],
 ) -> dict[str, float | None] | None:
@@ -100,8 +112,8 @@ def median_and_range(
     Returns:
       None if a value was not measured.
     """
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    known = _measured(values)
+    if known is None:
         return None
     found = {
         'median': statistics.median(known),

@@ -1,6 +1,7 @@
 import math
 import types
 
+import numpy as np
 import pytest
 
 from experiments import trials
@@ -46,19 +47,21 @@ def test_tables_of_medians_ratios_and_means():
         'other': results_of(timed, nadamw=[20], kfac_reduce=[10], soap=[None]),
     }
     steps, seconds = held_out.format_tables(results, LABELS).split('\n\n')
-    assert cells(steps.splitlines()[0]) == [
-        *('Steps', 'one', 'other', 'geometric mean / NAdamW')
-    ]
     # The fastest first; whoever misses a target is last.
-    assert [cells(line) for line in steps.splitlines()[2:]] == [
-        ['K-FAC-reduce', '10 (0.50)', '10 (0.50)', '0.50'],
-        ['NAdamW', '20 (1.00)', '20 (1.00)', '1.00'],
-        ['SOAP', '20 (1.00)', 'never', 'never'],
+    assert [cells(line) for line in steps.splitlines() if '---' not in line] == [
+        ['Steps', 'K-FAC-reduce', 'NAdamW', 'SOAP'],
+        ['one', '10 (0.50)', '20 (1.00)', '20 (1.00)'],
+        ['other', '10 (0.50)', '20 (1.00)', 'never'],
+        ['geometric mean / NAdamW', '0.50', '1.00', 'never'],
+        # Twice the fastest's time is 2 of the 3 from 1 to 4.
+        ["AlgoPerf's score", '1.00', '0.67', '0.33'],
     ]
-    assert [cells(line) for line in seconds.splitlines()[2:]] == [
-        ['K-FAC-reduce', '0.75', '0.75', '0.75'],
-        ['NAdamW', '1.00', '1.00', '1.00'],
-        ['SOAP', '2.00', 'never', 'never'],
+    assert [cells(line) for line in seconds.splitlines() if '---' not in line] == [
+        ['Seconds / NAdamW', 'K-FAC-reduce', 'NAdamW', 'SOAP'],
+        ['one', '0.75', '1.00', '2.00'],
+        ['other', '0.75', '1.00', 'never'],
+        ['geometric mean / NAdamW', '0.75', '1.00', 'never'],
+        ["AlgoPerf's score", '1.00', '0.89', '0.22'],
     ]
 
 
@@ -67,19 +70,41 @@ def test_what_was_not_tried_or_timed_is_not_made_up():
         'one': results_of({'nadamw': 1.0}, nadamw=[20], kfac_reduce=[10]),
         'other': results_of({}, nadamw=[30], soap=[10]),
     }
-    (table,) = held_out.format_tables(results, LABELS).split('\n\n')
-    assert [cells(line) for line in table.splitlines()[2:]] == [
-        ['NAdamW', '20 (1.00)', '30 (1.00)', '1.00'],
-        ['K-FAC-reduce', '10 (0.50)', '-', '-'],
-        ['SOAP', '-', '10 (0.33)', '-'],
+    steps, seconds = held_out.format_tables(results, LABELS).split('\n\n')
+    assert [cells(line) for line in steps.splitlines() if '---' not in line] == [
+        ['Steps', 'NAdamW', 'SOAP', 'K-FAC-reduce'],
+        ['one', '20 (1.00)', '-', '10 (0.50)'],
+        ['other', '30 (1.00)', '10 (0.33)', '-'],
+        ['geometric mean / NAdamW', '1.00', '-', '-'],
+        ["AlgoPerf's score", '0.50', '-', '-'],
+    ]
+    assert [cells(line) for line in seconds.splitlines() if '---' not in line] == [
+        ['Seconds / NAdamW', 'NAdamW'],
+        ['one', '1.00'],
+        ['other', '-'],
+        ['geometric mean / NAdamW', '-'],
+        ["AlgoPerf's score", '-'],
     ]
 
 
 def test_nothing_is_compared_with_a_reference_that_never_got_there():
     results = {'one': results_of({}, nadamw=[None], kfac_reduce=[10])}
     (table,) = held_out.format_tables(results, LABELS).split('\n\n')
-    rows = [cells(line) for line in table.splitlines()[2:]]
-    assert sorted(rows) == [['K-FAC-reduce', '10', '-'], ['NAdamW', 'never', '-']]
+    columns = zip(*map(cells, table.splitlines()), strict=True)
+    assert sorted([column[0], *column[2:]] for column in columns) == [
+        ['K-FAC-reduce', '10', '-', '1.00'],
+        ['NAdamW', 'never', '-', '0.00'],
+        ['Steps', 'one', 'geometric mean / NAdamW', "AlgoPerf's score"],
+    ]
+
+
+def test_score_is_the_mean_of_the_performance_profile():
+    multiples = [1.0, 1.7, 2.5, 7.0, math.inf]
+    taus = np.linspace(1, 4, 30_001)
+    profile = np.mean([tau >= np.asarray(multiples) for tau in taus[:, None]], axis=1)
+    assert held_out.score(multiples) == pytest.approx(profile.mean(), abs=1e-4)
+    assert held_out.score([1.0, None]) is None
+    assert held_out.score([]) is None
 
 
 def test_geometric_mean():
@@ -116,9 +141,9 @@ def test_reads_held_out_workloads_that_have_records(start, tmp_path, capsys):
     start()
     table = (tmp_path / 'held_out_pytorch.md').read_text()
     assert table in capsys.readouterr().out
-    header, _, row = table.splitlines()
-    assert cells(header)[:-1] == ['Steps', workload]
-    assert cells(row) == ['NAdamW', '50 (1.00)', '1.00']
+    rows = [cells(line) for line in table.splitlines() if '---' not in line]
+    assert rows[0] == ['Steps', 'NAdamW']
+    assert rows[1] == [workload, '50 (1.00)']
 
 
 def test_without_records(start):
