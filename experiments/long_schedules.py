@@ -8,25 +8,31 @@ The hyperparameters of K-FAC were found on schedules of 1000 to 1500 steps, and
 AlgoPerf's are up to 200 times as long. Here the first point of
 `tuning_search_space.json` is trained for several times the step hint, with a
 `weight_decay_exponent` of 0 (the weight decay of the short schedules), 0.5 and 1, with
-dropout, label smoothing and a longer interval beside the last, and the tuned NAdamW
-reference with its own weight decay and more; each to the end of its schedule.
+dropout, label smoothing, a longer interval and K-FAC-expand beside the last; the tuned
+NAdamW reference with its own weight decay and more; and those of the points of SOAP and
+Muon that were fastest on the workload, with their own weight decay and with one that
+falls as the schedule grows, as K-FAC's does with an exponent of 1. Each trains to the
+end of its schedule.
 
 Records go to `results/long_schedules/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table with the validation metric on the
-way and at the end, and the steps to what an exponent of 0 and the better NAdamW end
-with, rounded down to three digits; what has not been trained with all seeds has no row.
+way and at the end, and the steps to what an exponent of 0, the best NAdamW and the best
+of the rivals end with, rounded down to three digits; what has not been trained with all
+seeds has no row.
 """
 
 import bisect
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from experiments import command, compare, text_tables, trials, wide_models
 from experiments.seeds import parse_seeds
 from experiments.steps_to_target import format_steps
+from experiments.time_to_target.methods import METHODS, fastest_point
 from experiments.trials import Record
 from experiments.variations.points import Point, choose_names
 from experiments.variations.results import Results
@@ -41,6 +47,7 @@ REGULARISERS = ('dropout_rate', 'label_smoothing')
 # Likewise, in place of 10: as many updates as on the step hint.
 INTERVAL = 40
 NADAMW_WEIGHT_DECAYS = (0.02, 0.1)
+RIVALS = ('soap', 'muon')
 # Evaluations of a run, at which the table's shares of the schedule are.
 _EVALUATIONS = 20
 _SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -73,14 +80,36 @@ def points(workload: str, step_hint_factor: float) -> list[Point]:
             'statistics_interval': INTERVAL,
             'inverse_interval': INTERVAL,
         },
+        'K-FAC: exponent 1 and expand': {**whole, 'approximation': 'expand'},
         **{
             f'NAdamW: weight decay {decay:g}': {**nadamw, 'weight_decay': decay}
             for decay in NADAMW_WEIGHT_DECAYS
+        },
+        **{
+            f'{METHODS[rival].label}: weight decay {point["weight_decay"]:.3g}': point
+            for rival in RIVALS
+            for point in _rivals_points(rival, workload, step_hint_factor)
         },
     }
     return [
         Point(name, {**point, 'step_hint_factor': step_hint_factor})
         for name, point in hyperparameters.items()
+    ]
+
+
+def _rivals_points(
+    rival: str, workload: str, step_hint_factor: float
+) -> list[dict[str, Any]]:
+    """Returns the fastest point with its weight decay, and with what is forgotten last.
+
+    With the second an update is forgotten after the same share of the schedule as where
+    the point was found.
+    """
+    point = fastest_point(rival, workload)
+    share = point['step_hint_factor'] / step_hint_factor
+    return [
+        {**point, 'weight_decay': decay}
+        for decay in (point['weight_decay'], point['weight_decay'] * share)
     ]
 
 
@@ -100,17 +129,16 @@ def format_table(results: Results, step_hint: int, step_hint_factor: float) -> s
     trained = [(first, first_runs)]
     trained += [(p, runs) for p in others if (runs := results.runs_of(p))]
     levels = [_level(first_runs)]
-    of_nadamw = [runs for point, runs in trained if point.method == 'nadamw']
-    if of_nadamw:
-        levels.append(max(map(_level, of_nadamw)))
+    for methods in (('nadamw',), RIVALS):
+        of_them = [runs for point, runs in trained if point.method in methods]
+        if of_them:
+            levels.append(max(map(_level, of_them)))
     rows = []
     for point, runs in trained:
-        settings = Settings.from_hyperparameters(point.hyperparameters)
-        scheduled = with_scheduled_weight_decay(settings, step_hint)
         rows.append(
             [
                 point.name,
-                f'{scheduled.weight_decay:.3g}',
+                f'{_weight_decay(point, step_hint):.3g}',
                 *(_metric_at(runs, share) for share in _SHARES),
                 *(format_steps(runs, level) for level in levels),
             ]
@@ -122,6 +150,14 @@ def format_table(results: Results, step_hint: int, step_hint_factor: float) -> s
         *(f'steps to {level:.3f}' for level in levels),
     ]
     return text_tables.markdown(header, rows)
+
+
+def _weight_decay(point: Point, step_hint: int) -> float:
+    """Returns the weight decay that a run has."""
+    if point.method in RIVALS:
+        return float(point.hyperparameters['weight_decay'])
+    settings = Settings.from_hyperparameters(point.hyperparameters)
+    return with_scheduled_weight_decay(settings, step_hint).weight_decay
 
 
 def _level(runs: Sequence[Record]) -> float:

@@ -127,6 +127,18 @@ def at_rate(point: Mapping[str, Any], share: float) -> dict[str, Any]:
     }
 
 
+def fastest_point(name: str, workload: str) -> dict[str, Any]:
+    """Returns the one of a method's five points that was fastest on a workload.
+
+    Args:
+      name: Name of the method.
+      workload: Name of a workload that points were chosen on; `choose_rates` wrote
+        what was fastest there, at its own rate and lower ones.
+    """
+    points = json.loads((RATES / workload / f'{name}.json').read_text())
+    return dict(max(points, key=lambda point: point['learning_rate']))
+
+
 def main_methods(workload: str) -> dict[str, Method]:
     """Returns the methods to compare on a workload.
 

@@ -27,11 +27,20 @@ class Point:
     @property
     def method(self) -> str:
         """Name of what trains at this point, as in the other comparisons."""
+        if 'optimizer' in self.hyperparameters:
+            return str(self.hyperparameters['optimizer'])
         return METHODS[self.hyperparameters['approximation']]
 
     def trial(self, workload: str, framework: str, seed: int) -> Trial:
         """Returns the trial of this point with a seed."""
-        return Trial(self.method, workload, framework, self.hyperparameters, seed)
+        return Trial(
+            self.method,
+            workload,
+            framework,
+            self.hyperparameters,
+            seed,
+            COMPARED[self.method].submission,
+        )
 
 
 def base_points(approximations: Sequence[str]) -> dict[str, dict[str, Any]]:
