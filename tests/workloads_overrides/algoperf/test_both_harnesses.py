@@ -48,9 +48,19 @@ def algoperf_flags():
 
 
 def assert_equal_rows(ours, theirs):
-    assert len(ours) == len(theirs)
-    for our_row, their_row in zip(ours, theirs, strict=True):
-        for name, expected in their_row.items():
+    """Compares the rows of the steps at which both evaluated.
+
+    A step that takes longer than the period between evaluations, for which a busy
+    machine is enough, is followed by one more.
+    """
+    our_rows, their_rows = (
+        {int(row['global_step']): row for row in rows} for rows in (ours, theirs)
+    )
+    common = our_rows.keys() & their_rows.keys()
+    assert {1, NUM_STEPS} <= common
+    for step in common:
+        our_row = our_rows[step]
+        for name, expected in their_rows[step].items():
             if name.endswith(TIMES):
                 assert bool(our_row[name]) == bool(expected), name
             elif expected == '':
@@ -103,7 +113,6 @@ def test_losses_metrics_and_files_are_equal(trials, workload, framework):
         their_rows, their_columns = table(theirs / name)
         assert our_columns == their_columns
         assert_equal_rows(our_rows, their_rows)
-    assert [int(row['global_step']) for row in their_rows] == [1, NUM_STEPS]
 
     hyperparameters = (theirs / 'hparams.json').read_text()
     assert json.loads((ours / 'hparams.json').read_text()) == json.loads(
