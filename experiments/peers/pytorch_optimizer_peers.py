@@ -57,7 +57,9 @@ class MuonAndAdamW(PyTorchMethod):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        hidden, rest = hidden_weights_and_rest(self.model)
+        hidden, rest = hidden_weights_and_rest(
+            self.model, task.workload.is_output_params
+        )
         self.optimizers = [
             Muon(
                 [

@@ -1,6 +1,6 @@
 """Optimisers of well-kept libraries, set up as their authors recommend."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,7 +40,11 @@ class Optimizers:
     """
 
     def __init__(
-        self, model: nn.Module, settings: RivalSettings, step_hint: int
+        self,
+        model: nn.Module,
+        settings: RivalSettings,
+        step_hint: int,
+        is_output: Callable[[str], bool],
     ) -> None:
         """Makes the optimisers.
 
@@ -49,10 +53,11 @@ class Optimizers:
           settings: The trial's settings.
           step_hint: The workload's number of steps, in whose multiples a schedule is
             long.
+          is_output: Whether a parameter of some name belongs to the output layer.
         """
         self.settings = settings
         self._schedule_steps = round(settings.step_hint_factor * step_hint)
-        self.parts = _make_parts(model, settings, self._schedule_steps)
+        self.parts = _make_parts(model, settings, self._schedule_steps, is_output)
 
     def step(self, global_step: int) -> None:
         """Takes a step at the learning rates that the schedule has for it."""
@@ -65,6 +70,8 @@ class Optimizers:
         for optimizer, peak in self.parts.values():
             for group in optimizer.param_groups:
                 group['lr'] = peak * factor
+            if isinstance(optimizer, SOAP):
+                _wait_for_gradients(optimizer)
             optimizer.step()
 
     def zero_grad(self) -> None:
@@ -88,8 +95,26 @@ class Optimizers:
             part.load_state_dict(state_dict[name])
 
 
+def _wait_for_gradients(soap: SOAP) -> None:
+    """Lets SOAP begin with each parameter when that has a gradient other than zero.
+
+    Its first gradient gives the eigenbasis of the first steps. Below a layer that
+    starts at zero, as the head of the vision transformer does, that gradient is zero,
+    and so would the basis be that of the coordinates.
+    """
+    for group in soap.param_groups:
+        for parameter in group['params']:
+            if parameter in soap.state or parameter.grad is None:
+                continue
+            if not parameter.grad.any():
+                parameter.grad = None
+
+
 def _make_parts(
-    model: nn.Module, settings: RivalSettings, schedule_steps: int
+    model: nn.Module,
+    settings: RivalSettings,
+    schedule_steps: int,
+    is_output: Callable[[str], bool],
 ) -> Parts:
     beta1, beta2 = 1.0 - settings.one_minus_beta1, settings.beta2
     rate, decay = settings.learning_rate, settings.weight_decay
@@ -129,13 +154,15 @@ def _make_parts(
                 warmup_steps=int(settings.warmup_factor * schedule_steps),
             )
         case 'muon':
-            return _muon(model, settings)
+            return _muon(model, settings, is_output)
     return {settings.optimizer: (optimizer, rate)}
 
 
-def _muon(model: nn.Module, settings: RivalSettings) -> Parts:
+def _muon(
+    model: nn.Module, settings: RivalSettings, is_output: Callable[[str], bool]
+) -> Parts:
     """Returns Muon for the weights of hidden layers, and AdamW for the rest."""
-    hidden, rest = hidden_weights_and_rest(model)
+    hidden, rest = hidden_weights_and_rest(model, is_output)
     muon = torch.optim.Muon(
         hidden,
         settings.learning_rate,

@@ -34,7 +34,11 @@ def init_optimizer_state(
     """Returns the optimiser's state; every value has `state_dict`."""
     del model_state, rng
     settings = RivalSettings.from_hyperparameters(hyperparameters)
-    return {'optimizers': Optimizers(model_params, settings, workload.step_hint)}
+    return {
+        'optimizers': Optimizers(
+            model_params, settings, workload.step_hint, workload.is_output_params
+        )
+    }
 
 
 def update_params(

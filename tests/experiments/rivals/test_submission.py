@@ -11,9 +11,11 @@ pytest.importorskip('pytorch_optimizer', reason='It is in the extra "peers".')
 pytest.importorskip('schedulefree', reason='It is in the extra "peers".')
 
 from experiments.rivals import pytorch_submission
+from experiments.rivals.hidden_weights import hidden_weights_and_rest
 from experiments.rivals.optimizers import PRECONDITIONER_INTERVAL, Optimizers
 from experiments.rivals.settings import RivalName, RivalSettings
 from tests.submission.tiny_workload import TinyWorkload
+from workloads_overrides import registry
 
 RIVALS = typing.get_args(RivalName)
 STEPS = 40
@@ -33,8 +35,8 @@ def point(optimizer, **changes):
     return collections.namedtuple('Hyperparameters', values)(**values)
 
 
-def start(optimizer):
-    workload = TinyWorkload()
+def start(optimizer, **options):
+    workload = TinyWorkload(**options)
     model, _ = workload.init_model_fn((0, 1))
     state = pytorch_submission.init_optimizer_state(
         workload, model, None, point(optimizer), (0, 1)
@@ -120,12 +122,43 @@ def test_muon_leaves_vectors_and_the_output_layer_to_adamw():
     assert groups['muon'] | groups['adamw'] == {id(p) for p in model.parameters()}
 
 
+@pytest.mark.parametrize(
+    'name', [name for name in registry.WORKLOADS if '_s16' not in name]
+)
+def test_muon_leaves_the_output_layer_of_every_workload_to_adamw(name):
+    workload = registry.load_workload(name, 'pytorch')
+    model, _ = workload.init_model_fn((0, 1))
+    hidden, rest = hidden_weights_and_rest(model, workload.is_output_params)
+    assert len(hidden) + len(rest) == len(list(model.parameters()))
+    names = {id(p): name for name, p in model.named_parameters()}
+    outputs = [n for n in names.values() if workload.is_output_params(n)]
+    assert len(outputs) == 2
+    assert not {*outputs} & {names[id(p)] for p in hidden}
+    left = {names[id(p)] for p in rest if p.ndim > 1} - {*outputs}
+    # A convolution, and the query of attention pooling.
+    assert left <= {'conv_patch_extract.weight', 'map.probe'}
+
+
+def test_soap_begins_with_a_parameter_at_its_first_gradient():
+    workload, model, state = start('soap', zero_head=True)
+    soap, _ = state['optimizers'].parts['soap']
+    train(workload, model, state, range(2))
+    # The step that begins with a parameter does not move it.
+    assert model.head.weight in soap.state
+    assert model.second.weight not in soap.state
+    train(workload, model, state, range(2, 4))
+    left, right = soap.state[model.second.weight]['Q']
+    for basis in (left, right):
+        assert (basis.abs() > 0.99).sum() < len(basis)
+    assert all(p in soap.state for p in model.parameters())
+
+
 @pytest.mark.parametrize('root', [2, 4])
 def test_shampoo_takes_its_root_of_the_statistics(root):
     # Below 512 entries the library takes a matrix for a vector.
     model = torch.nn.Linear(24, 32, bias=False)
     settings = RivalSettings.from_hyperparameters(point('shampoo', shampoo_root=root))
-    optimizers = Optimizers(model, settings, step_hint=100)
+    optimizers = Optimizers(model, settings, 100, TinyWorkload().is_output_params)
     for step in range(PRECONDITIONER_INTERVAL):
         model.weight.grad = torch.randn(32, 24)
         optimizers.step(step)
