@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 Approximation = Literal['none', 'expand', 'reduce']
 FisherType = Literal['empirical', 'monte_carlo']
-FirstOrderRule = Literal['momentum', 'grafted', 'nadamw']
+FirstOrderRule = Literal['momentum', 'grafted', 'nadamw', 'spectral']
 ReduceNormalisation = Literal['mean_inputs', 'sum_inputs']
 
 # AlgoPerf's NAdamW baseline cannot run without these: a search space that lacks
@@ -121,7 +121,9 @@ class Settings:
       inverse_interval: Steps between two inversions of the Kronecker factors.
       first_order_rule: What is done with the preconditioned gradient: `momentum`
         follows it, `grafted` rescales each layer's momentum to the norm that
-        NAdamW's update would have, `nadamw` gives it to NAdamW as the gradient.
+        NAdamW's update would have, `nadamw` gives it to NAdamW as the gradient;
+        `spectral` takes steepest descent under the spectral norm in the metric of
+        the curvature instead, as Muon does without curvature.
       max_factor_dimension: Layers with a Kronecker factor larger than this are
         trained by NAdamW.
     """

@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .inverses import damped_inverses, mean_eigenvalues, vanishing_eigenvalue
+from .inverses import (
+    damped_inverses,
+    inverse_roots,
+    mean_eigenvalues,
+    vanishing_eigenvalue,
+)
 from .stacks import FactorStacks, Shape
 
 
@@ -31,6 +36,8 @@ class KroneckerFactors:
         the averages; the identity, which preconditions nothing, until there is one.
       inverted_scale: Mean eigenvalues of the factors that the inverses were computed
         from, `[factors]`; zero until there is one.
+      inverse_root: Upper triangular R with R.T R the inverses, shaped like these; empty
+        where the first-order rule does not use them.
     """
 
     stacks: FactorStacks = flax.struct.field(pytree_node=False)
@@ -38,26 +45,38 @@ class KroneckerFactors:
     averaged_weight: jax.Array
     inverse: tuple[jax.Array, ...]
     inverted_scale: jax.Array
+    inverse_root: tuple[jax.Array, ...] = ()
 
     @classmethod
-    def empty(cls, shapes: Mapping[str, Shape], dtype: jnp.dtype) -> Self:
+    def empty(
+        cls, shapes: Mapping[str, Shape], dtype: jnp.dtype, with_roots: bool = False
+    ) -> Self:
         """Returns factors of the given shapes before their first statistics."""
         stacks = FactorStacks.of(shapes)
         stacked = stacks.stacked_shapes()
+
+        def identities() -> tuple[jax.Array, ...]:
+            return tuple(
+                jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
+                for shape in stacked
+            )
+
         return cls(
             stacks,
             tuple(jnp.zeros(shape, dtype) for shape in stacked),
             jnp.zeros(len(shapes), dtype),
-            tuple(
-                jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
-                for shape in stacked
-            ),
+            identities(),
             jnp.zeros(len(shapes), dtype),
+            identities() if with_roots else (),
         )
 
     def inverse_of(self, name: str) -> jax.Array:
         """Returns the inverse of a factor, `[groups, d, d]`."""
         return self.stacks.pick(self.inverse, name)
+
+    def inverse_root_of(self, name: str) -> jax.Array:
+        """Returns the root of a factor's inverse, `[groups, d, d]`."""
+        return self.stacks.pick(self.inverse_root, name)
 
     def update(
         self, statistics: Mapping[str, jax.Array], decay: float
@@ -128,20 +147,27 @@ class KroneckerFactors:
         """
         if not self.moving_average:
             return self, jnp.zeros((), jnp.int32)
-        inverses, all_means, all_succeeded = [], [], []
+        inverses, roots, all_means, all_succeeded = [], [], [], []
         has_statistics = self.averaged_weight > 0
-        for average, sizes, old, known in zip(
+        for average, sizes, old, old_root, known in zip(
             self.moving_average,
             self.stacks.sizes,
             self.inverse,
+            self.inverse_root or [None] * len(self.inverse),
             self.stacks.split(has_statistics),
             strict=True,
         ):
             renewed, means, succeeded = damped_inverses(
                 average, sizes, damping, on_all_devices
             )
+            new_roots = []
+            if old_root is not None:
+                new_root, has_root = inverse_roots(renewed, sizes)
+                succeeded &= has_root
+                new_roots = [(new_root, old_root)]
             renew = (succeeded & known)[:, None, None, None]
             inverses.append(jnp.where(renew, renewed, old))
+            roots += [jnp.where(renew, new, kept) for new, kept in new_roots]
             all_means.append(means)
             all_succeeded.append(succeeded)
         succeeded = jnp.concatenate(all_succeeded)
@@ -154,6 +180,11 @@ class KroneckerFactors:
             self.inverted_scale,
         )
         return (
-            dataclasses.replace(self, inverse=tuple(inverses), inverted_scale=scale),
+            dataclasses.replace(
+                self,
+                inverse=tuple(inverses),
+                inverted_scale=scale,
+                inverse_root=tuple(roots),
+            ),
             (has_statistics & ~succeeded).sum(dtype=jnp.int32),
         )

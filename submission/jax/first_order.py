@@ -52,7 +52,7 @@ class FirstOrderOptimizer:
 
     def _adaptive(self, named: Mapping[str, jax.Array]) -> Named:
         """Picks the parameters whose update NAdamW makes or scales."""
-        all_of_them = self.settings.first_order_rule != 'momentum'
+        all_of_them = self.settings.first_order_rule in ('nadamw', 'grafted')
         return {
             name: value
             for name, value in named.items()
@@ -134,6 +134,15 @@ class FirstOrderOptimizer:
         if preconditioner is None or kfac_state is None:
             updates, nadamw = self._nadam.update(gradients, state.nadamw)
             return updates, nadamw, state.momentum
+        if rule == 'spectral':
+            updates, nadamw = self._nadam.update(
+                self._adaptive(gradients), state.nadamw
+            )
+            momenta, momentum = self._nesterov.update(
+                self._followed(gradients), state.momentum
+            )
+            directions = preconditioner.spectral_directions(kfac_state, momenta)
+            return {**updates, **directions}, nadamw, momentum
         preconditioned = preconditioner.precondition(kfac_state, gradients)
         if rule == 'nadamw':
             updates, nadamw = self._nadam.update(preconditioned, state.nadamw)

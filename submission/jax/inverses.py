@@ -8,6 +8,8 @@ sqrt(damping) times the factor's own mean eigenvalue. So one value serves layers
 losses of any scale, and each factor can be inverted by itself.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,28 @@ def damped_inverses(
     return inverses, means, succeeded
 
 
+def inverse_roots(
+    inverses: jax.Array, sizes: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+    """Returns roots of inverses, and which of them there are.
+
+    Args:
+      inverses: Stack of inverses, `[n, groups, d, d]`, with any numbers in the padding.
+      sizes: The sizes of those that are padded, `[n]`.
+
+    Returns:
+      Upper triangular R with R.T R the inverse, of the same shape; and whether there
+      is one, `[n]`.
+    """
+    inside = np.arange(inverses.shape[-1]) < sizes[:, None]
+    inside = (inside[:, :, None] & inside[:, None, :])[:, None]
+    padded = jnp.where(inside, inverses, np.eye(inverses.shape[-1]))
+    lower = jax.lax.platform_dependent(
+        padded, cpu=_cholesky_in_turn, default=jnp.linalg.cholesky
+    )
+    return lower.swapaxes(-1, -2), jnp.isfinite(lower).all((1, 2, 3))
+
+
 def _inverses(matrices: jax.Array) -> jax.Array:
     """Inverts positive definite matrices `[..., d, d]`; not numbers on failure."""
     return jax.lax.platform_dependent(
@@ -94,5 +118,15 @@ def _inverses_in_turn(matrices: jax.Array) -> jax.Array:
     other threads of the same pool. With as many of them at once as there are threads
     all wait for ever: seen with two cores, jaxlib 0.7.0 and 0.10.2.
     """
+    return _in_turn(_inverses_at_once, matrices)
+
+
+def _cholesky_in_turn(matrices: jax.Array) -> jax.Array:
+    return _in_turn(jnp.linalg.cholesky, matrices)
+
+
+def _in_turn(
+    function: Callable[[jax.Array], jax.Array], matrices: jax.Array
+) -> jax.Array:
     flat = matrices.reshape(-1, *matrices.shape[-2:])
-    return jax.lax.map(_inverses_at_once, flat).reshape(matrices.shape)
+    return jax.lax.map(function, flat).reshape(matrices.shape)

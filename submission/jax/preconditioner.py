@@ -11,6 +11,7 @@ from absl import logging
 from ..assignments import log_assignments
 from ..settings import Settings
 from ..vanishing import TELLING_UPDATES, log_vanished
+from . import spectral
 from .approximations import ExpandSums, FactorSums, ReduceSums, Sums
 from .capture import Capture
 from .factors import KroneckerFactors
@@ -97,7 +98,9 @@ class KFACPreconditioner:
             for side, d in (('a', layer.input_dim), ('b', layer.output_dim)):
                 shapes[f'{layer.name}/{side}'] = (layer.groups, d, d)
         return KFACState(
-            KroneckerFactors.empty(shapes, dtype),
+            KroneckerFactors.empty(
+                shapes, dtype, self._settings.first_order_rule == 'spectral'
+            ),
             {name: jnp.zeros((), jnp.int32) for name in COUNTERS},
         )
 
@@ -239,11 +242,53 @@ class KFACPreconditioner:
             )
             # Inverses are at least in single precision, whatever the parameters are in.
             dtype, precise = matrix.dtype, inverse_b.dtype
-            matrix = _product(inverse_b, matrix.astype(precise))
-            matrix = _product(matrix, inverse_a)
+            matrix = spectral.product(inverse_b, matrix.astype(precise))
+            matrix = spectral.product(matrix, inverse_a)
             parts = layer.from_matrix(matrix.astype(dtype))
             preconditioned.update(zip(names, parts, strict=True))
         return preconditioned
+
+    def spectral_directions(
+        self, state: KFACState, momenta: Mapping[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """Returns directions of steepest descent under the spectral norm.
+
+        Args:
+          state: The state; a side of a layer without an inverse counts as the
+            identity.
+          momenta: Parameter name to the momentum of its gradient, those of a whole
+            layer or none.
+
+        Returns:
+          Parameter name to direction, see `spectral`, for all layers with momenta.
+        """
+        layers = [la for la in self.layers if la.parameter_names[0] in momenta]
+        factors = state.factors
+        roots_a, roots_b = (
+            {
+                layer.name: factors.inverse_root_of(f'{layer.name}/{side}')
+                for layer in layers
+            }
+            for side in 'ab'
+        )
+        matrices = {
+            layer.name: layer.to_matrix(
+                [momenta[name] for name in layer.parameter_names]
+            )
+            for layer in layers
+        }
+        # Roots are at least in single precision, whatever the parameters are in.
+        precise = {
+            name: matrix.astype(roots_a[name].dtype)
+            for name, matrix in matrices.items()
+        }
+        found = spectral.directions(precise, roots_a, roots_b)
+        directions: dict[str, jax.Array] = {}
+        for layer in layers:
+            matrix = found[layer.name].astype(matrices[layer.name].dtype)
+            parts = layer.from_matrix(matrix)
+            directions.update(zip(layer.parameter_names, parts, strict=True))
+        return directions
 
     def curvature_scale(self, state: KFACState, layer: KFACLayer) -> jax.Array:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
@@ -284,14 +329,6 @@ class KFACPreconditioner:
             return unflatten(preconditioned, updates), state
 
         return optax.GradientTransformationExtraArgs(self.init, update)
-
-
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Multiplies `[groups, ...]` matrices; one group is a plain product."""
-    if left.shape[0] == 1:
-        # Batched products are slow on CPUs.
-        return (left[0] @ right[0])[None]
-    return left @ right
 
 
 def _counted(

@@ -19,12 +19,15 @@ class KroneckerFactor:
       inverse: Damped inverse in units of the factor's mean eigenvalue,
         `[groups, d, d]`; None until there is one.
       inverted_scale: Mean eigenvalue of the factor that `inverse` was computed from.
+      inverse_root: Upper triangular R with R.T R the inverse, `[groups, d, d]`; None
+        where the first-order rule does not use it.
     """
 
     moving_average: Tensor | None = None
     averaged_weight: float = 0.0
     inverse: Tensor | None = None
     inverted_scale: Tensor | None = None
+    inverse_root: Tensor | None = None
 
     @property
     def average(self) -> Tensor:

@@ -44,9 +44,8 @@ class FirstOrderOptimizer:
         in_layers = {name for layer in layers for name in layer.parameter_names}
         everything = list(self._parameters)
         rule = settings.first_order_rule
-        adaptive = [
-            name for name in everything if rule != 'momentum' or name not in in_layers
-        ]
+        for_all = rule in ('nadamw', 'grafted')
+        adaptive = [name for name in everything if for_all or name not in in_layers]
         followed = [name for name in everything if name in in_layers]
         self._scales = learning_rate_scales(layers, settings.fan_in_exponent)
         if not self._parameters:
@@ -57,7 +56,7 @@ class FirstOrderOptimizer:
         self.running_statistics = RunningStatistics(model)
         device = next(iter(self._parameters.values())).device
         self._nadamw = Moments(adaptive, device, second=True)
-        if rule not in ('momentum', 'grafted'):
+        if rule == 'nadamw':
             followed = []
         self._momentum = Moments(followed, device, second=False)
         self._skipped_steps = torch.zeros((), dtype=torch.int64, device=device)
@@ -124,6 +123,18 @@ class FirstOrderOptimizer:
         if preconditioner is None:
             return self._nadamw.updates(gradients, beta1, beta2, finite)
         layers = _layers_with(gradients, preconditioner.layers)
+        if settings.first_order_rule == 'spectral':
+            updates = self._nadamw.updates(gradients, beta1, beta2, finite)
+            momenta = self._momentum.updates(gradients, beta1, beta2, finite)
+            directions = preconditioner.spectral_directions(
+                [
+                    (layer, [momenta[name] for name in layer.parameter_names])
+                    for layer, _ in layers
+                ]
+            )
+            for (layer, _), parts in zip(layers, directions, strict=True):
+                momenta.update(zip(layer.parameter_names, parts, strict=True))
+            return {**updates, **momenta}
         preconditioned = dict(gradients)
         natural_scale = settings.first_order_rule == 'momentum'
         outcomes = preconditioner.precondition_all(layers)
@@ -140,17 +151,17 @@ class FirstOrderOptimizer:
         if settings.first_order_rule == 'nadamw':
             return self._nadamw.updates(preconditioned, beta1, beta2, finite)
         updates = self._nadamw.updates(gradients, beta1, beta2, finite)
-        directions = self._momentum.updates(preconditioned, beta1, beta2, finite)
+        followed = self._momentum.updates(preconditioned, beta1, beta2, finite)
         if settings.first_order_rule == 'grafted':
             for layer, _ in layers:
                 names = layer.parameter_names
                 target = _joint_norm([updates[name] for name in names])
-                length = _joint_norm([directions[name] for name in names])
+                length = _joint_norm([followed[name] for name in names])
                 # A layer without any gradient yet has no direction to rescale.
                 scale = torch.where(length > 0, target / length, 0.0)
                 for name in names:
-                    directions[name].mul_(scale)
-        return {**updates, **directions}
+                    followed[name].mul_(scale)
+        return {**updates, **followed}
 
     def zero_grad(self) -> None:
         """Forgets the gradients of the last step."""

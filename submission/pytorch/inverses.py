@@ -32,11 +32,14 @@ class DampedInverse:
         arbitrary if it did not succeed.
       scale: The factor's mean eigenvalue, a scalar.
       succeeded: Whether there is an inverse, a scalar of booleans, on the device.
+      root: Upper triangular R with R.T R the inverse, `[groups, d, d]`; None unless
+        asked for.
     """
 
     inverse: Tensor
     scale: Tensor
     succeeded: Tensor
+    root: Tensor | None = None
 
 
 def mean_eigenvalue(factor: Tensor) -> Tensor:
@@ -72,6 +75,23 @@ def damped_inverses(factors: Sequence[Tensor], damping: float) -> list[DampedInv
         stacked = _invert(torch.stack([factors[index] for index in indices]), damping)
         inverses.update(zip(indices, stacked, strict=True))
     return [inverses[index] for index in range(len(factors))]
+
+
+def with_roots(inverses: Sequence[DampedInverse]) -> list[DampedInverse]:
+    """Returns the same with roots; one without a root has not succeeded."""
+    found: dict[int, DampedInverse] = {}
+    for indices in _stacks([inverse.inverse for inverse in inverses]):
+        stack = torch.stack([inverses[index].inverse for index in indices])
+        cholesky, info = torch.linalg.cholesky_ex(stack)
+        has_root = (info == 0).all(-1)
+        for index, root, succeeded in zip(
+            indices, cholesky.mT.unbind(), has_root.unbind(), strict=True
+        ):
+            old = inverses[index]
+            found[index] = dataclasses.replace(
+                old, root=root, succeeded=old.succeeded & succeeded
+            )
+    return [found[index] for index in range(len(inverses))]
 
 
 def _stacks(factors: Sequence[Tensor]) -> Iterator[list[int]]:

@@ -15,10 +15,11 @@ from . import communication
 from .approximations import ExpandSums, ReduceSums
 from .capture import Capture, Sums
 from .factors import KroneckerFactor, update_averages
-from .inverses import vanishing_eigenvalue
+from .inverses import vanishing_eigenvalue, with_roots
 from .kfac_layer import KFACLayer
 from .layers import assign_parameters
 from .sharding import sharded_inverses, sum_over_processes
+from .spectral import SpectralStack
 from .stacks import Stack, gains_from_stacks, make_stacks, preconditioned
 from .weight_sharing import BatchStructure
 
@@ -46,6 +47,7 @@ class KFACPreconditioner:
         self._factors: dict[str, tuple[KroneckerFactor, KroneckerFactor]] = {}
         # Names of layers to the stacks of these, while the inverses stay as they are.
         self._stacks: dict[tuple[str, ...], list[Stack]] = {}
+        self._spectral_stacks: dict[tuple[str, ...], list[SpectralStack]] = {}
         self._unreached: set[str] = set()
         self.counters = {
             'factor_updates': 0,
@@ -165,6 +167,8 @@ class KFACPreconditioner:
         inverses = sharded_inverses(
             [factor for _, factor in pending], self._settings.damping
         )
+        if self._settings.first_order_rule == 'spectral':
+            inverses = with_roots(inverses)
         # One transfer for all, since each waits for the device.
         flags = [inverse.succeeded for inverse in inverses]
         succeeded = torch.stack(flags).tolist() if flags else []
@@ -173,6 +177,7 @@ class KFACPreconditioner:
         ):
             if is_good:
                 factor.inverse, factor.inverted_scale = new.inverse, new.scale
+                factor.inverse_root = new.root
                 continue
             self.counters['failed_inverses'] += 1
             logging.warning(
@@ -180,7 +185,7 @@ class KFACPreconditioner:
                 title,
                 'none yet' if factor.inverse is None else 'kept',
             )
-        self._stacks = {}
+        self._stacks, self._spectral_stacks = {}, {}
         self.counters['inverse_updates'] += 1
 
     @torch.no_grad()
@@ -247,8 +252,40 @@ class KFACPreconditioner:
             # Those of one set of layers at a time: it hardly ever changes, and each
             # has joined inverses of its own.
             factors = [self._factors[name] for name in names]
-            self._stacks = {names: make_stacks(layers, factors)}
+            self._stacks = {names: make_stacks(Stack, layers, factors)}
         return self._stacks[names]
+
+    @torch.no_grad()
+    def spectral_directions(
+        self, momenta: Sequence[tuple[KFACLayer, Sequence[Tensor]]]
+    ) -> list[list[Tensor]]:
+        """Returns directions of steepest descent under the spectral norm.
+
+        Args:
+          momenta: Layers, each with the momenta of the gradients of its weight and,
+            if it has one, its bias.
+
+        Returns:
+          For each layer the direction, see `spectral`, split like the momenta. A side
+          without an inverse counts as the identity.
+        """
+        given = {layer.name: parts for layer, parts in momenta}
+        outcomes: dict[str, list[Tensor]] = {}
+        for stack in self._spectral_stacks_of([layer for layer, _ in momenta]):
+            found = stack.directions([given[layer.name] for layer in stack.layers])
+            for layer, outcome in zip(stack.layers, found, strict=True):
+                outcomes[layer.name] = outcome
+        return [outcomes[layer.name] for layer, _ in momenta]
+
+    def _spectral_stacks_of(self, layers: Sequence[KFACLayer]) -> list[SpectralStack]:
+        names = tuple(layer.name for layer in layers)
+        if names not in self._spectral_stacks:
+            factors = [
+                self._factors.get(layer.name, (KroneckerFactor(), KroneckerFactor()))
+                for layer in layers
+            ]
+            self._spectral_stacks = {names: make_stacks(SpectralStack, layers, factors)}
+        return self._spectral_stacks[names]
 
     def curvature_scale(self, layer: KFACLayer) -> Tensor | None:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
@@ -305,7 +342,7 @@ class KFACPreconditioner:
                         'the model.'
                     )
             restored[name] = (factor_a, factor_b)
-        self._factors, self._stacks = restored, {}
+        self._factors, self._stacks, self._spectral_stacks = restored, {}, {}
         self._unreached = set(state_dict['unreached'])
         self.counters = dict(state_dict['counters'])
 

@@ -5,7 +5,8 @@ ask for them. There layers of equal shapes share one product. A CPU would only c
 more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from .kfac_layer import KFACLayer
 from .weight_sharing import sums_dtype
 
 Factors = tuple[KroneckerFactor, KroneckerFactor]
+S = TypeVar('S')
 
 
 class Stack:
@@ -33,7 +35,7 @@ class Stack:
         """
         self.layers = list(layers)
         self._inverse_a, self._inverse_b = (
-            _joined(side) for side in zip(*factors, strict=True)
+            joined(side, 'inverse') for side in zip(*factors, strict=True)
         )
 
     def precondition(
@@ -82,10 +84,15 @@ def gains_from_stacks(layer: KFACLayer) -> bool:
     return not layer.weight.is_cpu
 
 
-def make_stacks(layers: Sequence[KFACLayer], factors: Sequence[Factors]) -> list[Stack]:
+def make_stacks(
+    make: Callable[[Sequence[KFACLayer], Sequence[Factors]], S],
+    layers: Sequence[KFACLayer],
+    factors: Sequence[Factors],
+) -> list[S]:
     """Spreads layers over stacks.
 
     Args:
+      make: Makes a stack from layers of equal shapes and their factors A and B.
       layers: The layers.
       factors: Factors A and B of each.
     """
@@ -102,18 +109,21 @@ def make_stacks(layers: Sequence[KFACLayer], factors: Sequence[Factors]) -> list
         )
         members.setdefault(key, []).append(index)
     return [
-        Stack([layers[i] for i in indices], [factors[i] for i in indices])
+        make([layers[i] for i in indices], [factors[i] for i in indices])
         for indices in members.values()
     ]
 
 
-def _joined(factors: Sequence[KroneckerFactor]) -> Tensor | None:
-    inverses = [factor.inverse for factor in factors if factor.inverse is not None]
-    if len(inverses) < len(factors):
+def joined(factors: Sequence[KroneckerFactor], attribute: str) -> Tensor | None:
+    """Joins what factors have as one attribute, `[groups, d, d]`; None if one has none.
+
+    What the factors have becomes a part of the joined, lest it be there twice.
+    """
+    values = [getattr(factor, attribute) for factor in factors]
+    if any(value is None for value in values):
         return None
-    joined = torch.cat(inverses)
-    parts = joined.split(len(inverses[0]))
+    together = torch.cat(values)
+    parts = together.split(len(values[0]))
     for factor, part in zip(factors, parts, strict=True):
-        # Lest every inverse be there twice.
-        factor.inverse = part
-    return joined
+        setattr(factor, attribute, part)
+    return together

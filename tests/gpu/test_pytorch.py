@@ -150,7 +150,7 @@ def test_labels_drawn_on_a_gpu_train(model, approximation, fisher_type):
         assert counters['skipped_statistics'] == counters['failed_inverses'] == 0
 
 
-@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted'])
+@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted', 'spectral'])
 @pytest.mark.parametrize('approximation', ['none', 'reduce', 'expand'])
 @pytest.mark.parametrize('model', ['gnn', 'vit'])
 def test_plain_steps_do_not_wait_for_the_gpu(model, approximation, rule):

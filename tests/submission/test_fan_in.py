@@ -26,7 +26,7 @@ def test_scale(inputs, exponent, expected):
     assert learning_rate_scale(inputs, exponent) == expected
 
 
-@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted'])
+@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted', 'spectral'])
 def test_updates_of_wide_layers_are_smaller(rule, monkeypatch):
     """What decays a weight, and parameters outside these layers, stay as they are."""
     monkeypatch.setattr(fan_in, 'REFERENCE_FAN_IN', 4)

@@ -305,7 +305,7 @@ class TestRulesOnPreconditionedGradients:
         torch.testing.assert_close(model.plain.weight.detach(), moved, **CLOSE)
 
 
-@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted'])
+@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted', 'spectral'])
 class TestNonFiniteGradients:
     @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
     def test_the_step_is_skipped_and_counted(self, rule, value):
@@ -338,7 +338,7 @@ def _through_file(state_dict):
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted'])
+@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted', 'spectral'])
 class TestStateDict:
     def test_resumes_bit_for_bit(self, rule):
         settings = _settings(first_order_rule=rule)

@@ -40,7 +40,7 @@ class QuietWorkload(TinyWorkload):
         return {'summed': losses.sum(), 'n_valid_examples': mask_batch.sum()}
 
 
-@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted'])
+@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted', 'spectral'])
 @pytest.mark.parametrize('approximation', ['none', 'reduce', 'expand'])
 @pytest.mark.parametrize('is_finite', [True, False], ids=['finite', 'not finite'])
 def test_plain_steps_read_nothing(rule, approximation, is_finite):

@@ -323,6 +323,8 @@ def test_factors_and_preconditioned_gradients_agree(
         ('vit', 'reduce, mean inputs', 'nadamw', 'monte_carlo'),
         ('vit', 'expand', 'momentum', 'empirical'),
         ('vit', 'reduce, mean inputs', 'grafted', 'empirical'),
+        ('vit', 'expand', 'spectral', 'monte_carlo'),
+        ('gnn', 'reduce, mean inputs', 'spectral', 'empirical'),
         *(
             pytest.param(*case, 'monte_carlo', marks=pytest.mark.slow)
             for case in (

@@ -73,7 +73,7 @@ CHOICES = {
     'approximation': ('none', 'expand', 'reduce'),
     'reduce_normalisation': ('mean_inputs', 'sum_inputs'),
     'fisher_type': ('empirical', 'monte_carlo'),
-    'first_order_rule': ('momentum', 'grafted', 'nadamw'),
+    'first_order_rule': ('momentum', 'grafted', 'nadamw', 'spectral'),
 }
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from submission.pytorch import preconditioner as preconditioner_module
 from submission.pytorch.inverses import inverse_by_roots
 from submission.pytorch.preconditioner import KFACPreconditioner
-from submission.pytorch.stacks import make_stacks
+from submission.pytorch.stacks import Stack, make_stacks
 from submission.settings import Settings
 from tests.experiments.step_time.workloads import tiny_workload
 
@@ -71,7 +71,9 @@ def test_equal_shapes_share_a_stack():
     layers = preconditioner.layers
     _update(preconditioner, _factors(layers, seed=1))
     preconditioner.update_inverses()
-    stacks = make_stacks(layers, [preconditioner._factors[la.name] for la in layers])
+    stacks = make_stacks(
+        Stack, layers, [preconditioner._factors[la.name] for la in layers]
+    )
     members = [[layer.name for layer in stack.layers] for stack in stacks]
     assert members == [['0', '1'], ['2', '3'], ['4', '5'], ['6', '7'], ['8'], ['9']]
 
@@ -122,7 +124,7 @@ def test_a_restored_state_is_used(on_an_accelerator):
         assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted'])
+@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted', 'spectral'])
 def test_training_is_the_same(rule, monkeypatch):
     outcomes = []
     for stacked in (False, True):

@@ -52,7 +52,7 @@ class TestTraining:
             *itertools.product(
                 ('expand', 'reduce'),
                 ('empirical', 'monte_carlo'),
-                ('momentum', 'grafted', 'nadamw'),
+                ('momentum', 'grafted', 'nadamw', 'spectral'),
             ),
         ],
     )
@@ -62,7 +62,8 @@ class TestTraining:
             approximation=approximation,
             fisher_type=fisher_type,
             first_order_rule=rule,
-            learning_rate=0.03,
+            # The updates of a layer have about a fifth of NAdamW's size.
+            learning_rate=0.1 if rule == 'spectral' else 0.03,
             statistics_interval=3,
             inverse_interval=3,
         )
@@ -328,7 +329,7 @@ def _through_file(content):
 
 
 @pytest.mark.parametrize('fisher_type', ['empirical', 'monte_carlo'])
-@pytest.mark.parametrize('rule', ['nadamw', 'grafted'])
+@pytest.mark.parametrize('rule', ['nadamw', 'grafted', 'spectral'])
 class TestResume:
     @pytest.mark.parametrize(('at', 'stride'), [(1, 1), (3, 1), (3, 3), (4, 1)])
     def test_bit_for_bit(self, fisher_type, rule, at, stride):

@@ -284,7 +284,7 @@ class TestRulesOnPreconditionedGradients:
         self._run('momentum', directions, grad_clip=0.5)
 
 
-@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted'])
+@pytest.mark.parametrize('rule', ['nadamw', 'momentum', 'grafted', 'spectral'])
 @pytest.mark.parametrize('value', [np.nan, -np.inf])
 def test_gradient_that_is_not_finite(rule, value):
     """The step is skipped and counted; the run goes on as if it had not been."""
@@ -319,7 +319,7 @@ def test_gradient_that_is_not_finite(rule, value):
 
 @pytest.mark.parametrize(
     ('rule', 'nadamw', 'momentum'),
-    [('nadamw', 5, 0), ('grafted', 5, 3), ('momentum', 2, 3)],
+    [('nadamw', 5, 0), ('grafted', 5, 3), ('momentum', 2, 3), ('spectral', 2, 3)],
 )
 def test_moments_are_kept_for_those_who_use_them(rule, nadamw, momentum):
     settings = _settings(first_order_rule=rule)

@@ -38,6 +38,7 @@ def _through_bytes(tree, like):
     'changes',
     [
         {'first_order_rule': 'grafted'},
+        {'first_order_rule': 'spectral'},
         {'approximation': 'expand', 'fisher_type': 'empirical'},
         {'approximation': 'expand', 'statistics_stride': 3},
         {'averaging_power': 4},
@@ -45,6 +46,7 @@ def _through_bytes(tree, like):
     ],
     ids=[
         'reduce, grafted',
+        'reduce, spectral',
         'expand',
         'expand, every third position',
         'averaged',

@@ -54,6 +54,7 @@ class TestTraining:
                     'fisher_type': 'empirical',
                 },
             ),
+            (TinyWorkload(), {'first_order_rule': 'spectral'}),
             (
                 TinyWorkload(LossType.MEAN_SQUARED_ERROR),
                 {'dropout_rate': 0.1, 'max_factor_dimension': 8},
@@ -67,6 +68,7 @@ class TestTraining:
             'NAdamW',
             'grafted',
             'momentum',
+            'spectral',
             'squared error',
             'sigmoid',
             'tokens',
