@@ -92,6 +92,17 @@ FEWER_POSITIONS = {
         {'statistics_stride': 4},
     )
 }
+# Steepest descent under the spectral norm in place of NAdamW on the preconditioned
+# gradient.
+SPECTRAL = {
+    f'{name}_spectral': Method(
+        f'{METHODS[name].label}, spectral',
+        'kfac',
+        'kfac_spectral',
+        {'approximation': name.removeprefix('kfac_')},
+    )
+    for name in ('kfac_expand', 'kfac_reduce')
+}
 # Without a schedule whose length has been tuned: the whole step hint for all, and what
 # is evaluated is an average of the parameters.
 AVERAGED = {
@@ -154,7 +165,7 @@ def main_methods(workload: str) -> dict[str, Method]:
     if base == workload:
         return METHODS
     if registry.is_held_out(workload):
-        return {**METHODS, **SUBMITTED}
+        return {**METHODS, **SPECTRAL, **SUBMITTED}
     at_rates = {
         name: dataclasses.replace(method, search_space=RATES / base / f'{name}.json')
         for name, method in METHODS.items()
@@ -166,4 +177,11 @@ def all_methods(workload: str) -> dict[str, Method]:
     """Returns the same and variations of these methods."""
     if registry.base_name(workload) != workload:
         return main_methods(workload)
-    return {**METHODS, **EVERY_STEP, **FEWER_POSITIONS, **AVERAGED, **SUBMITTED}
+    return {
+        **METHODS,
+        **EVERY_STEP,
+        **FEWER_POSITIONS,
+        **SPECTRAL,
+        **AVERAGED,
+        **SUBMITTED,
+    }

@@ -57,6 +57,14 @@ def test_fewer_positions_are_the_only_change():
     assert points == list(methods.METHODS['kfac_expand'].points)
 
 
+def test_spectral_methods_differ_in_the_approximation_alone():
+    expand, reduce = (
+        methods.SPECTRAL[f'kfac_{a}_spectral'].points for a in ('expand', 'reduce')
+    )
+    assert [{**point, 'approximation': 'reduce'} for point in expand] == list(reduce)
+    assert {point['first_order_rule'] for point in expand} == {'spectral'}
+
+
 def test_averaged_methods_have_no_schedule_of_their_own():
     for method in methods.AVERAGED.values():
         schedules = {
@@ -116,5 +124,5 @@ def test_wide_models_are_trained_at_five_rates_of_one_point_and_by_the_submissio
 
 def test_held_out_workloads_have_the_points_that_others_were_chosen_for():
     compared = methods.main_methods(HELD_OUT)
-    assert compared == {**methods.METHODS, **methods.SUBMITTED}
+    assert compared == {**methods.METHODS, **methods.SPECTRAL, **methods.SUBMITTED}
     assert methods.all_methods(HELD_OUT) == compared
