@@ -124,6 +124,7 @@ RUNS = {
     'none': Run(_point('none')),
     'expand': Run(_point('expand')),
     'reduce, grafted': Run(_point('reduce', rule='grafted')),
+    'expand, spectral': Run(_point('expand', rule='spectral')),
     'expand, Monte Carlo': Run(_point('expand', 'monte_carlo')),
     'reduce, Monte Carlo': Run(_point('reduce', 'monte_carlo')),
     'expand, every second position': Run(_point('expand', statistics_stride=2)),

@@ -1,6 +1,7 @@
 """Trains on all devices of a process, this one or one of its own.
 
-Called as `python -m tests.submission.jax.devices_run FILE WORKLOAD,APPROXIMATION...`.
+Called as `python -m tests.submission.jax.devices_run FILE
+WORKLOAD,APPROXIMATION,FIRST_ORDER_RULE...`.
 How many devices the host shows is for the caller to set before JAX starts.
 """
 
@@ -19,9 +20,10 @@ STEPS = 5
 WORKLOADS = {'tokens': TinyWorkload, 'graphs': TinyGraphWorkload}
 
 
-def _point(approximation):
+def _point(approximation, first_order_rule):
     return hyperparameters(
         approximation=approximation,
+        first_order_rule=first_order_rule,
         statistics_interval=2,
         inverse_interval=2,
         averaging_power=4.0,
@@ -47,8 +49,8 @@ def results_of(cases):
     _check_shares()
     results = {'devices': np.asarray(jax.device_count())}
     for case in cases:
-        name, approximation = case.split(',')
-        workload, point = WORKLOADS[name](), _point(approximation)
+        name, *hyperparameters_of_case = case.split(',')
+        workload, point = WORKLOADS[name](), _point(*hyperparameters_of_case)
         batches = [workload.batch(step, n=16, weighted=True) for step in range(STEPS)]
         (state, steps), params, _ = train(
             workload, point, *init(workload, point), range(STEPS), batches

@@ -37,8 +37,10 @@ def _results(folder, n_devices, cases):
 @pytest.mark.parametrize(
     'cases',
     [
-        ('tokens,reduce', 'graphs,expand'),
-        pytest.param(('tokens,expand', 'graphs,reduce'), marks=pytest.mark.slow),
+        ('tokens,reduce,spectral', 'graphs,expand,nadamw'),
+        pytest.param(
+            ('tokens,expand,nadamw', 'graphs,reduce,nadamw'), marks=pytest.mark.slow
+        ),
     ],
     ids=' '.join,
 )
