@@ -14,13 +14,13 @@ import numpy as np
 Path = tuple[str, ...]
 Tree = dict[str, Any]
 
-_ATTENTION = 'MultiHeadDotProductAttention'
+_ATTENTION = 'MultiHeadDotProductAttention_1'
 _VIT_BLOCK = {
     'layer_norm0': ('LayerNorm_0',),
-    'self_attention1.query': (f'{_ATTENTION}_1', 'query'),
-    'self_attention1.key': (f'{_ATTENTION}_1', 'key'),
-    'self_attention1.value': (f'{_ATTENTION}_1', 'value'),
-    'self_attention1.out': (f'{_ATTENTION}_1', 'out'),
+    'self_attention1.query': (_ATTENTION, 'query'),
+    'self_attention1.key': (_ATTENTION, 'key'),
+    'self_attention1.value': (_ATTENTION, 'value'),
+    'self_attention1.out': (_ATTENTION, 'out'),
     'layer_norm2': ('LayerNorm_2',),
     'mlp3.linear1': ('MlpBlock_3', 'Dense_0'),
     'mlp3.linear2': ('MlpBlock_3', 'Dense_1'),
@@ -34,19 +34,9 @@ _GATED_VIT_BLOCK = {
 _VIT_REST = {
     'conv_patch_extract': ('conv_patch_extract',),
     'encoder.encoder_norm': ('Transformer', 'encoder_layernorm'),
-    'map': ('MAPHead_0',),
-    'map.mha.q_proj': ('MAPHead_0', f'{_ATTENTION}_0', 'query'),
-    'map.mha.k_proj': ('MAPHead_0', f'{_ATTENTION}_0', 'key'),
-    'map.mha.v_proj': ('MAPHead_0', f'{_ATTENTION}_0', 'value'),
-    'map.mha.out_proj': ('MAPHead_0', f'{_ATTENTION}_0', 'out'),
-    'map.layer_norm': ('MAPHead_0', 'LayerNorm_0'),
-    'map.mlp.linear1': ('MAPHead_0', 'MlpBlock_0', 'Dense_0'),
-    'map.mlp.linear2': ('MAPHead_0', 'MlpBlock_0', 'Dense_1'),
     'pre_logits': ('pre_logits',),
     'head': ('head',),
 }
-# One layer in PyTorch, two in Flax.
-_KEYS_AND_VALUES, _KEYS, _VALUES = '.kv_proj.', '.k_proj.', '.v_proj.'
 
 
 def gnn_path(layer: str, num_hidden: int = 1) -> Path:
@@ -85,10 +75,6 @@ def vit_path(layer: str, gated: bool = False) -> Path:
     return ('Transformer', f'encoderblock_{match[1]}', *block[match[2]])
 
 
-def _is_attention(path: Path) -> bool:
-    return any(part.startswith(_ATTENTION) for part in path)
-
-
 def _array(value: Any) -> Any:
     return value.numpy(force=True).copy() if hasattr(value, 'numpy') else value
 
@@ -97,18 +83,16 @@ def _to_flax(
     path: Path, kind: str, array: Any, num_heads: int | None
 ) -> tuple[str, Any]:
     """Returns the Flax name and array of a PyTorch parameter."""
-    if kind == 'probe':
-        return kind, array
     if 'norm' in path[-1].lower():
         return ('bias' if kind == 'bias' else 'scale'), array
-    if _is_attention(path) and path[-1] != 'out':
+    if _ATTENTION in path and path[-1] != 'out':
         # The heads are split off the outputs.
         if kind == 'bias':
             return kind, array.reshape(num_heads, -1)
         return 'kernel', array.T.reshape(len(array.T), num_heads, -1)
     if kind == 'bias':
         return kind, array
-    if _is_attention(path):
+    if _ATTENTION in path:
         return 'kernel', array.T.reshape(num_heads, -1, len(array))
     # Channels first to channels last.
     return 'kernel', array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
@@ -116,15 +100,13 @@ def _to_flax(
 
 def _to_pytorch(path: Path, kind: str, array: Any) -> tuple[str, Any]:
     """Undoes `_to_flax`."""
-    if kind == 'probe':
-        return kind, array
     if 'norm' in path[-1].lower():
         return ('bias' if kind == 'bias' else 'weight'), array
     if kind == 'bias':
         return kind, array.reshape(-1)
     if array.ndim == 4:
         return 'weight', array.transpose(3, 2, 0, 1)
-    if _is_attention(path):
+    if _ATTENTION in path:
         rows = -1 if path[-1] == 'out' else len(array)
         array = array.reshape(rows, array.shape[-1] if rows == -1 else -1)
     return 'weight', array.T
@@ -182,15 +164,7 @@ def gnn_params(state_dict: Mapping[str, Any]) -> Tree:
 
 def vit_params(state_dict: Mapping[str, Any], num_heads: int) -> Tree:
     """Returns the Flax parameters of a PyTorch ViT; arguments as for the GNN."""
-    apart: dict[str, Any] = {}
-    for name, value in state_dict.items():
-        if _KEYS_AND_VALUES in name:
-            halves = np.split(_array(value), 2)
-            for part, half in zip((_KEYS, _VALUES), halves, strict=True):
-                apart[name.replace(_KEYS_AND_VALUES, part)] = half
-        else:
-            apart[name] = value
-    return _tree(apart, _vit_path_of(apart), num_heads)
+    return _tree(state_dict, _vit_path_of(state_dict), num_heads)
 
 
 def _state_dict(
@@ -204,8 +178,6 @@ def _state_dict(
         for part in path:
             branch = branch[part]
         for key, value in branch.items():
-            if isinstance(value, Mapping):  # A layer within the layer.
-                continue
             found, array = _to_pytorch(path, key, np.asarray(value))
             if found == kind:
                 state_dict[name] = np.ascontiguousarray(array)
@@ -224,16 +196,4 @@ def gnn_state_dict(params: Mapping[str, Any], names: Iterable[str]) -> dict[str,
 
 def vit_state_dict(params: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Returns PyTorch name to array from a tree of Flax parameters of the ViT."""
-    halves = {
-        name: [name.replace(_KEYS_AND_VALUES, part) for part in (_KEYS, _VALUES)]
-        for name in names
-        if _KEYS_AND_VALUES in name
-    }
-    apart = [part for name in names for part in halves.get(name, [name])]
-    arrays = _state_dict(params, apart, _vit_path_of(apart))
-    return {
-        name: np.concatenate([arrays[part] for part in halves[name]])
-        if name in halves
-        else arrays[name]
-        for name in names
-    }
+    return _state_dict(params, names, _vit_path_of(names))

@@ -53,24 +53,14 @@ WORKLOADS: dict[str, Entry] = {
         'imagenet_vit_fashion_mnist', 'ImagenetVitFashionMnistS16Workload'
     ),
     # With the changes, and the endings, of AlgoPerf's held-out workloads.
-    **{
-        f'ogbg_chembl_{ending}': _in_both(
-            'ogbg_chembl', f'OgbgChembl{name}Workload', held_out=True
-        )
-        for ending, name in (
-            ('gelu', 'Gelu'),
-            ('silu', 'Silu'),
-            ('model_size', 'ModelSize'),
-        )
-    },
-    **{
-        f'imagenet_vit_fashion_mnist_{ending}': _in_both(
-            'imagenet_vit_fashion_mnist',
-            f'ImagenetVitFashionMnist{name}Workload',
-            held_out=True,
-        )
-        for ending, name in (('glu', 'Glu'), ('post_ln', 'PostLN'), ('map', 'Map'))
-    },
+    'ogbg_chembl_gelu': _in_both(
+        'ogbg_chembl', 'OgbgChemblGeluWorkload', held_out=True
+    ),
+    'imagenet_vit_fashion_mnist_glu': _in_both(
+        'imagenet_vit_fashion_mnist',
+        'ImagenetVitFashionMnistGluWorkload',
+        held_out=True,
+    ),
 }
 
 

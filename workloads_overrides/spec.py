@@ -46,7 +46,6 @@ class ParameterType(enum.Enum):
     ATTENTION_K = 9
     ATTENTION_V = 10
     ATTENTION_OUT = 11
-    ATTENTION_KV = 13
     ATTENTION_BIAS = 14
 
 

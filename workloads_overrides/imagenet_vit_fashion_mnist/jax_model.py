@@ -26,7 +26,7 @@ class MlpBlock(nn.Module):
     """
 
     mlp_dim: int
-    use_glu: bool = False
+    use_glu: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any) -> jax.Array:
@@ -47,48 +47,34 @@ class MlpBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Transformer block; the names count the parts as AlgoPerf's do.
-
-    Its parts see normalised tokens or, if `use_post_layer_norm`, their sums with the
-    tokens are normalised.
-    """
+    """Pre-norm transformer block; the names count the parts as AlgoPerf's do."""
 
     mlp_dim: int
     num_heads: int
     use_glu: bool
-    use_post_layer_norm: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any) -> jax.Array:
         """Maps `[B, T, width]` to the same shape."""
-        attention = nn.MultiHeadDotProductAttention(
+        y = nn.LayerNorm(name='LayerNorm_0')(x)
+        y = nn.MultiHeadDotProductAttention(
             num_heads=self.num_heads,
             kernel_init=nn.initializers.xavier_uniform(),
             name='MultiHeadDotProductAttention_1',
-        )
+        )(y)
+        x = x + Dropout()(y, dropout_rate, train)
+        y = nn.LayerNorm(name='LayerNorm_2')(x)
         mlp = MlpBlock(self.mlp_dim, self.use_glu, name='MlpBlock_3')
-        for norm, part in (
-            (nn.LayerNorm(name='LayerNorm_0'), attention),
-            (
-                nn.LayerNorm(name='LayerNorm_2'),
-                lambda tokens: mlp(tokens, train, dropout_rate),
-            ),
-        ):
-            y = part(x if self.use_post_layer_norm else norm(x))
-            x = x + Dropout()(y, dropout_rate, train)
-            if self.use_post_layer_norm:
-                x = norm(x)
-        return x
+        return x + Dropout()(mlp(y, train, dropout_rate), dropout_rate, train)
 
 
 class Encoder(nn.Module):
-    """Transformer blocks and, with pre-norm ones, a normalisation after the last."""
+    """Transformer blocks and the normalisation after the last of them."""
 
     depth: int
     mlp_dim: int
     num_heads: int
     use_glu: bool
-    use_post_layer_norm: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any) -> jax.Array:
@@ -98,40 +84,13 @@ class Encoder(nn.Module):
                 self.mlp_dim,
                 self.num_heads,
                 self.use_glu,
-                self.use_post_layer_norm,
                 name=f'encoderblock_{index}',
             )(x, train, dropout_rate)
-        if self.use_post_layer_norm:
-            return x
         return nn.LayerNorm(name='encoder_layernorm')(x)
 
 
-class MapHead(nn.Module):
-    """Multi-head attention pooling: a learned query's answer, and an MLP on it.
-
-    As in AlgoPerf's, nothing of it is dropped.
-    """
-
-    mlp_dim: int
-    num_heads: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, T, width]` to `[B, width]`."""
-        shape = (1, 1, x.shape[-1])
-        probe = self.param('probe', nn.initializers.xavier_uniform(), shape, x.dtype)
-        x = nn.MultiHeadDotProductAttention(
-            num_heads=self.num_heads,
-            kernel_init=nn.initializers.xavier_uniform(),
-            name='MultiHeadDotProductAttention_0',
-        )(jnp.broadcast_to(probe, (len(x), *shape[1:])), x)
-        mlp = MlpBlock(self.mlp_dim, name='MlpBlock_0')
-        y = nn.LayerNorm(name='LayerNorm_0')(x)
-        return (x + mlp(y, train=False, dropout_rate=0.0)).squeeze(1)
-
-
 class ViT(nn.Module):
-    """Vision transformer that pools its tokens and starts with a zero head.
+    """Vision transformer that averages its tokens and starts with a zero head.
 
     Attributes:
         num_classes: Number of logits.
@@ -141,8 +100,6 @@ class ViT(nn.Module):
         mlp_dim: Size of the hidden layer of each block's MLP.
         num_heads: Number of attention heads; divides `width`.
         use_glu: Whether the MLPs of the blocks are gated.
-        use_post_layer_norm: Whether blocks normalise sums, not what parts see.
-        use_map: Whether tokens are pooled by attention, not averaged.
     """
 
     num_classes: int
@@ -152,8 +109,6 @@ class ViT(nn.Module):
     mlp_dim: int
     num_heads: int
     use_glu: bool = False
-    use_post_layer_norm: bool = False
-    use_map: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, dropout_rate: Any = 0.0) -> jax.Array:
@@ -176,18 +131,9 @@ class ViT(nn.Module):
         x = x + jnp.asarray(position_embedding(rows, columns, self.width), x.dtype)
         x = Dropout()(x, dropout_rate, train)
         x = Encoder(
-            self.depth,
-            self.mlp_dim,
-            self.num_heads,
-            self.use_glu,
-            self.use_post_layer_norm,
-            name='Transformer',
+            self.depth, self.mlp_dim, self.num_heads, self.use_glu, name='Transformer'
         )(x, train, dropout_rate)
-        if self.use_map:
-            x = MapHead(self.mlp_dim, self.num_heads, name='MAPHead_0')(x)
-        else:
-            x = x.mean(axis=1)
-        x = nn.tanh(nn.Dense(self.width, name='pre_logits')(x))
+        x = nn.tanh(nn.Dense(self.width, name='pre_logits')(x.mean(axis=1)))
         return nn.Dense(
             self.num_classes, kernel_init=nn.initializers.zeros, name='head'
         )(x)

@@ -16,9 +16,7 @@ from workloads_overrides.imagenet_vit_fashion_mnist.workload import (
     WIDE_SIZE,
     BaseImagenetVitFashionMnistWorkload,
     Glu,
-    Map,
     ModelSize,
-    PostLayerNorm,
 )
 from workloads_overrides.jax_workload import JaxWorkload, Params
 
@@ -151,13 +149,3 @@ class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):
 
 class ImagenetVitFashionMnistGluWorkload(Glu, ImagenetVitFashionMnistWorkload):
     """The small model with gated MLPs."""
-
-
-class ImagenetVitFashionMnistPostLNWorkload(
-    PostLayerNorm, ImagenetVitFashionMnistWorkload
-):
-    """The small model with its normalisations after the sums."""
-
-
-class ImagenetVitFashionMnistMapWorkload(Map, ImagenetVitFashionMnistWorkload):
-    """The small model with attention pooling."""

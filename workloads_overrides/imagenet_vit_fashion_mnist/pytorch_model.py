@@ -28,13 +28,6 @@ def _init_xavier(layer: nn.Linear, bias_stddev: float) -> None:
     nn.init.normal_(layer.bias, std=bias_stddev)
 
 
-def _check_heads(width: int, num_heads: int) -> None:
-    if width % num_heads:
-        raise ValueError(
-            f'The width {width} is not a multiple of the {num_heads} heads.'
-        )
-
-
 def _init_lecun(layer: nn.Linear | nn.Conv2d) -> None:
     fan_in = layer.weight[0].numel()
     stddev = 1 / math.sqrt(fan_in) / _TRUNCATED_STDDEV
@@ -48,7 +41,10 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        _check_heads(width, num_heads)
+        if width % num_heads:
+            raise ValueError(
+                f'The width {width} is not a multiple of the {num_heads} heads.'
+            )
         self.num_heads = num_heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
@@ -75,7 +71,7 @@ class MlpBlock(nn.Module):
     The gate is one more linear layer, of what the GELU returns, and multiplies it.
     """
 
-    def __init__(self, width: int, mlp_dim: int, use_glu: bool = False) -> None:
+    def __init__(self, width: int, mlp_dim: int, use_glu: bool) -> None:
         super().__init__()
         self.linear1 = nn.Linear(width, mlp_dim)
         self.glu_linear = nn.Linear(mlp_dim, mlp_dim) if use_glu else None
@@ -93,22 +89,10 @@ class MlpBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Transformer block; the names count the parts as AlgoPerf's do.
+    """Pre-norm transformer block; the names count the parts as AlgoPerf's do."""
 
-    Its parts see normalised tokens or, if `use_post_layer_norm`, their sums with the
-    tokens are normalised.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        mlp_dim: int,
-        num_heads: int,
-        use_glu: bool,
-        use_post_layer_norm: bool,
-    ) -> None:
+    def __init__(self, width: int, mlp_dim: int, num_heads: int, use_glu: bool) -> None:
         super().__init__()
-        self.use_post_layer_norm = use_post_layer_norm
         self.layer_norm0 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.self_attention1 = SelfAttention(width, num_heads)
         self.layer_norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
@@ -116,39 +100,23 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, dropout_rate: float) -> torch.Tensor:
         """Maps `[B, T, width]` to the same shape."""
-        for norm, part in (
-            (self.layer_norm0, self.self_attention1),
-            (self.layer_norm2, self.mlp3),
-        ):
-            y = part(x if self.use_post_layer_norm else norm(x), dropout_rate)
-            x = x + functional.dropout(y, dropout_rate, self.training)
-            if self.use_post_layer_norm:
-                x = norm(x)
-        return x
+        y = self.self_attention1(self.layer_norm0(x), dropout_rate)
+        x = x + functional.dropout(y, dropout_rate, self.training)
+        y = self.mlp3(self.layer_norm2(x), dropout_rate)
+        return x + functional.dropout(y, dropout_rate, self.training)
 
 
 class Encoder(nn.Module):
-    """Transformer blocks and, with pre-norm ones, a normalisation after the last."""
+    """Transformer blocks and the normalisation after the last of them."""
 
     def __init__(
-        self,
-        width: int,
-        depth: int,
-        mlp_dim: int,
-        num_heads: int,
-        use_glu: bool,
-        use_post_layer_norm: bool,
+        self, width: int, depth: int, mlp_dim: int, num_heads: int, use_glu: bool
     ) -> None:
         super().__init__()
         self.net = nn.ModuleList(
-            EncoderBlock(width, mlp_dim, num_heads, use_glu, use_post_layer_norm)
-            for _ in range(depth)
+            EncoderBlock(width, mlp_dim, num_heads, use_glu) for _ in range(depth)
         )
-        self.encoder_norm = (
-            nn.Identity()
-            if use_post_layer_norm
-            else nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        )
+        self.encoder_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(self, x: torch.Tensor, dropout_rate: float) -> torch.Tensor:
         """Maps `[B, T, width]` to the same shape."""
@@ -157,52 +125,8 @@ class Encoder(nn.Module):
         return self.encoder_norm(x)
 
 
-class PoolingAttention(nn.Module):
-    """Multi-head attention of queries to tokens, keys and values in one layer."""
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        _check_heads(width, num_heads)
-        self.num_heads = num_heads
-        self.q_proj = nn.Linear(width, width)
-        self.kv_proj = nn.Linear(width, 2 * width)
-        self.out_proj = nn.Linear(width, width)
-        for layer in (self.q_proj, self.kv_proj, self.out_proj):
-            _init_xavier(layer, bias_stddev=_MLP_BIAS_STDDEV)
-
-    def forward(
-        self, queries: torch.Tensor, tokens: torch.Tensor, dropout_rate: float
-    ) -> torch.Tensor:
-        """Maps `[B, Q, width]` and tokens `[B, T, width]` to `[B, Q, width]`."""
-        query, key, value = (
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x in (self.q_proj(queries), *self.kv_proj(tokens).chunk(2, dim=-1))
-        )
-        scale = 1 / math.sqrt(query.shape[-1])
-        attention = ((query * scale) @ key.transpose(-1, -2)).softmax(dim=-1)
-        attention = functional.dropout(attention, dropout_rate, self.training)
-        return self.out_proj((attention @ value).transpose(1, 2).flatten(2))
-
-
-class MapHead(nn.Module):
-    """Multi-head attention pooling: a learned query's answer, and an MLP on it."""
-
-    def __init__(self, width: int, mlp_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.probe = nn.Parameter(torch.empty(1, 1, width))
-        nn.init.xavier_uniform_(self.probe)
-        self.mha = PoolingAttention(width, num_heads)
-        self.layer_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp = MlpBlock(width, mlp_dim)
-
-    def forward(self, x: torch.Tensor, dropout_rate: float) -> torch.Tensor:
-        """Maps `[B, T, width]` to `[B, width]`."""
-        x = self.mha(self.probe.expand(len(x), -1, -1), x, dropout_rate)
-        return (x + self.mlp(self.layer_norm(x), dropout_rate)).squeeze(1)
-
-
 class ViT(nn.Module):
-    """Vision transformer that pools its tokens and starts with a zero head."""
+    """Vision transformer that averages its tokens and starts with a zero head."""
 
     # Not a parameter, so not part of `state_dict` either.
     position_embedding: torch.Tensor
@@ -219,8 +143,6 @@ class ViT(nn.Module):
         mlp_dim: int,
         num_heads: int,
         use_glu: bool = False,
-        use_post_layer_norm: bool = False,
-        use_map: bool = False,
     ) -> None:
         """Builds the model from torch's global random state.
 
@@ -234,8 +156,6 @@ class ViT(nn.Module):
             mlp_dim: Size of the hidden layer of each block's MLP.
             num_heads: Number of attention heads; divides `width`.
             use_glu: Whether the MLPs of the blocks are gated.
-            use_post_layer_norm: Whether blocks normalise sums, not what parts see.
-            use_map: Whether tokens are pooled by attention, not averaged.
         """
         super().__init__()
         if image_size % patch_size:
@@ -245,12 +165,9 @@ class ViT(nn.Module):
         self.conv_patch_extract = nn.Conv2d(
             channels, width, kernel_size=patch_size, stride=patch_size
         )
-        self.encoder = Encoder(
-            width, depth, mlp_dim, num_heads, use_glu, use_post_layer_norm
-        )
+        self.encoder = Encoder(width, depth, mlp_dim, num_heads, use_glu)
         self.pre_logits = nn.Linear(width, width)
         self.head = nn.Linear(width, num_classes)
-        self.map = MapHead(width, mlp_dim, num_heads) if use_map else None
         num_patches = image_size // patch_size
         self.register_buffer(
             'position_embedding',
@@ -267,6 +184,5 @@ class ViT(nn.Module):
         x = self.conv_patch_extract(x).flatten(2).transpose(1, 2)
         x = x + self.position_embedding
         x = functional.dropout(x, dropout_rate, self.training)
-        x = self.encoder(x, dropout_rate)
-        x = x.mean(dim=1) if self.map is None else self.map(x, dropout_rate)
+        x = self.encoder(x, dropout_rate).mean(dim=1)
         return self.head(torch.tanh(self.pre_logits(x)))

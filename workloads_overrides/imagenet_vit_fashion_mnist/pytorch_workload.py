@@ -18,9 +18,7 @@ from workloads_overrides.imagenet_vit_fashion_mnist.workload import (
     WIDE_SIZE,
     BaseImagenetVitFashionMnistWorkload,
     Glu,
-    Map,
     ModelSize,
-    PostLayerNorm,
 )
 from workloads_overrides.pytorch_workload import PyTorchWorkload
 
@@ -28,12 +26,9 @@ TorchBatch = dict[str, torch.Tensor]
 
 _ATTENTION_WEIGHTS = {
     'query': spec.ParameterType.ATTENTION_Q,
-    'q_proj': spec.ParameterType.ATTENTION_Q,
     'key': spec.ParameterType.ATTENTION_K,
-    'kv_proj': spec.ParameterType.ATTENTION_KV,
     'value': spec.ParameterType.ATTENTION_V,
     'out': spec.ParameterType.ATTENTION_OUT,
-    'out_proj': spec.ParameterType.ATTENTION_OUT,
 }
 
 
@@ -194,13 +189,3 @@ class ImagenetVitFashionMnistS16Workload(ImagenetVitFashionMnistWorkload):
 
 class ImagenetVitFashionMnistGluWorkload(Glu, ImagenetVitFashionMnistWorkload):
     """The small model with gated MLPs."""
-
-
-class ImagenetVitFashionMnistPostLNWorkload(
-    PostLayerNorm, ImagenetVitFashionMnistWorkload
-):
-    """The small model with its normalisations after the sums."""
-
-
-class ImagenetVitFashionMnistMapWorkload(Map, ImagenetVitFashionMnistWorkload):
-    """The small model with attention pooling."""

@@ -81,24 +81,9 @@ class BaseImagenetVitFashionMnistWorkload(spec.Workload):
         """Whether the MLPs of the blocks are gated."""
         return False
 
-    @property
-    def use_post_layer_norm(self) -> bool:
-        """Whether blocks normalise their sums, not what their parts see."""
-        return False
-
-    @property
-    def use_map(self) -> bool:
-        """Whether tokens are pooled by attention, not averaged."""
-        return False
-
     def _architecture(self) -> dict[str, Any]:
         """Returns the arguments of the model that do not depend on the data."""
-        return {
-            **dataclasses.asdict(self.model_size),
-            'use_glu': self.use_glu,
-            'use_post_layer_norm': self.use_post_layer_norm,
-            'use_map': self.use_map,
-        }
+        return {**dataclasses.asdict(self.model_size), 'use_glu': self.use_glu}
 
     def is_output_params(self, param_key: str) -> bool:
         """Whether a parameter belongs to the layer that returns the logits."""
@@ -229,28 +214,4 @@ class Glu(BaseImagenetVitFashionMnistWorkload):
     @property
     def use_glu(self) -> bool:
         """Whether the MLPs of the blocks are gated."""
-        return True
-
-
-class PostLayerNorm(BaseImagenetVitFashionMnistWorkload):
-    """Blocks that normalise their sums, as in AlgoPerf's imagenet_vit_post_ln."""
-
-    validation_target_value = VALIDATION_TARGET
-    test_target_value = TEST_TARGET
-
-    @property
-    def use_post_layer_norm(self) -> bool:
-        """Whether blocks normalise their sums, not what their parts see."""
-        return True
-
-
-class Map(BaseImagenetVitFashionMnistWorkload):
-    """Tokens pooled by attention, as in AlgoPerf's imagenet_vit_map."""
-
-    validation_target_value = VALIDATION_TARGET
-    test_target_value = TEST_TARGET
-
-    @property
-    def use_map(self) -> bool:
-        """Whether tokens are pooled by attention, not averaged."""
         return True

@@ -26,8 +26,6 @@ from workloads_overrides.ogbg_chembl.workload import (
     EvaluatedBatch,
     FullSize,
     Gelu,
-    OtherSize,
-    Silu,
 )
 
 
@@ -164,11 +162,3 @@ class OgbgChemblFullWorkload(FullSize, OgbgChemblWorkload):
 
 class OgbgChemblGeluWorkload(Gelu, OgbgChemblWorkload):
     """`ogbg_chembl_gelu`: the default size with another activation."""
-
-
-class OgbgChemblSiluWorkload(Silu, OgbgChemblWorkload):
-    """`ogbg_chembl_silu`: the default size with another activation."""
-
-
-class OgbgChemblModelSizeWorkload(OtherSize, OgbgChemblWorkload):
-    """`ogbg_chembl_model_size`: deeper update functions, fewer steps."""

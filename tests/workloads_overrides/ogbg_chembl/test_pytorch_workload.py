@@ -9,8 +9,6 @@ from workloads_overrides.ogbg_chembl import dataset as dataset_lib
 from workloads_overrides.ogbg_chembl.pytorch_workload import (
     OgbgChemblFullWorkload,
     OgbgChemblGeluWorkload,
-    OgbgChemblModelSizeWorkload,
-    OgbgChemblSiluWorkload,
     OgbgChemblWorkload,
 )
 
@@ -60,14 +58,10 @@ def test_default_and_full_size(workload):
     assert full.param_shapes['decoder.weight'] == (128, 256)
 
 
-@pytest.mark.parametrize(
-    ('variant', 'activation', 'lowest'),
-    [(OgbgChemblGeluWorkload, 'gelu', -0.17), (OgbgChemblSiluWorkload, 'silu', -0.278)],
-)
-def test_variants_with_another_activation(workload, variant, activation, lowest):
-    changed = variant()
+def test_variant_with_another_activation(workload):
+    changed = OgbgChemblGeluWorkload()
     models = [w.init_model_fn(KEY)[0] for w in (workload, changed)]
-    assert changed.activation_fn_name == activation
+    assert changed.activation_fn_name == 'gelu'
     assert changed.param_shapes == workload.param_shapes
     # The same parameters from the same key, and another function of them.
     first, second = (list(model.parameters()) for model in models)
@@ -75,19 +69,7 @@ def test_variants_with_another_activation(workload, variant, activation, lowest)
     rows = torch.linspace(-2, 2, 64 * 320).reshape(64, 320)
     update = 'graph_network.0.update_edge_fn'
     outputs = [model.get_submodule(update)(rows, 0.0) for model in models]
-    assert outputs[0].min() == 0
-    assert outputs[1].min().item() == pytest.approx(lowest, abs=5e-3)
-
-
-def test_variant_of_another_size():
-    changed = OgbgChemblModelSizeWorkload()
-    model, _ = changed.init_model_fn(KEY)
-    shapes = changed.param_shapes
-    assert len(model.graph_network) == 2
-    assert shapes['node_embedder.weight'] == (32, 9)
-    update = 'graph_network.1.update_edge_fn'
-    assert shapes[f'{update}.dense_1.weight'] == (64, 64)
-    assert f'{update}.dense_2.weight' not in shapes
+    assert outputs[0].min() == 0 > outputs[1].min()
 
 
 def test_parameter_types_and_output_layer(workload):
