@@ -106,13 +106,13 @@ SPECTRAL = {
 # Without a schedule whose length has been tuned: the whole step hint for all, and what
 # is evaluated is an average of the parameters.
 AVERAGED = {
-    f'{name}_averaged': Method(
-        f'{METHODS[name].label}, averaged',
-        'kfac',
-        name,
-        {'step_hint_factor': 1.0, 'averaging_power': 16.0},
+    f'{name}_averaged': dataclasses.replace(
+        method,
+        label=f'{method.label}, averaged',
+        changes={**method.changes, 'step_hint_factor': 1.0, 'averaging_power': 16.0},
     )
-    for name in ('nadamw', 'kfac_expand', 'kfac_reduce')
+    for name, method in {**METHODS, **SPECTRAL}.items()
+    if method.submission == 'kfac'
 }
 # The five points that AlgoPerf gets.
 SUBMITTED = {'kfac_submission': Method('K-FAC (submission)', 'kfac', SUBMISSION)}

@@ -135,8 +135,7 @@ def test_muon_leaves_the_output_layer_of_every_workload_to_adamw(name):
     assert len(outputs) == 2
     assert not {*outputs} & {names[id(p)] for p in hidden}
     left = {names[id(p)] for p in rest if p.ndim > 1} - {*outputs}
-    # A convolution, and the query of attention pooling.
-    assert left <= {'conv_patch_extract.weight', 'map.probe'}
+    assert left <= {'conv_patch_extract.weight'}
 
 
 def test_soap_begins_with_a_parameter_at_its_first_gradient():
