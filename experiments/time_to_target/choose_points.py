@@ -8,10 +8,10 @@ The candidates are the points of K-FAC-expand and K-FAC-reduce with averaged par
 those of the spectral rule among them, whose schedule is the whole step hint: with a
 schedule that ends when K-FAC reaches the targets here, a workload on which it takes
 longer would miss its target for good. A set of five is as good as the geometric mean,
-over workloads and seeds, of the fewest steps in which one of the set reached the target.
-The first point is that of the self-tuning
-ruleset; of the rest all combinations are compared, and they are written in the order in
-which each adds most. It trains nothing: records come from
+over workloads and seeds, of the fewest steps in which one of the set got there. The
+first point is that of the self-tuning ruleset; of the rest all combinations are
+compared, and they are written in the order in which each adds most. It trains
+nothing: records come from
 
     python -m experiments.time_to_target \
         --methods=kfac_expand_averaged,kfac_reduce_averaged,... --workload=...
