@@ -9,7 +9,8 @@ The learning rates of the experiments were found on narrow models. Here a wider 
 trained at the first point of K-FAC-reduce and by the tuned NAdamW reference, with the
 same rate in all layers and shares of it; at points of K-FAC with a `fan_in_exponent`,
 by which rates fall with the number of the inputs of a layer
-(`experiments/search_spaces/kfac_fan_in.json`); and at the points of
+(`experiments/search_spaces/kfac_fan_in.json`), with the spectral rule as well
+(`kfac_spectral_fan_in.json`); and at the points of
 `tuning_search_space.json`, with and without the `weight_decay_exponent` of these, which
 makes a difference on schedules of more than 1000 steps; each until it reaches the
 target.
@@ -47,6 +48,9 @@ FIVES = {
     ],
     'with an exponent': json.loads(
         (_HERE / 'search_spaces' / 'kfac_fan_in.json').read_text()
+    ),
+    'of the spectral rule': json.loads(
+        (_HERE / 'search_spaces' / 'kfac_spectral_fan_in.json').read_text()
     ),
 }
 _SHARES = {

@@ -5,16 +5,15 @@ Example::
     python -m experiments.time_to_target.choose_points --output=tuning_search_space.json
 
 The candidates are the points of K-FAC-expand and K-FAC-reduce with averaged parameters,
-those of the spectral rule among them, whose schedule is the whole step hint: with a
-schedule that ends when K-FAC reaches the targets here, a workload on which it takes
-longer would miss its target for good. A set of five is as good as the geometric mean,
-over workloads and seeds, of the fewest steps in which one of the set got there. The
-first point is that of the self-tuning ruleset; of the rest all combinations are
-compared, and they are written in the order in which each adds most. It trains
-nothing: records come from
+whose schedule is the whole step hint: with a schedule that ends when K-FAC reaches the
+targets here, a workload on which it takes longer would miss its target for good. A set
+of five is as good as the geometric mean, over workloads and seeds, of the fewest steps
+in which one of the set reached the target. The first point is that of the self-tuning
+ruleset; of the rest all combinations are compared, and they are written in the order in
+which each adds most. It trains nothing: records come from
 
     python -m experiments.time_to_target \
-        --methods=kfac_expand_averaged,kfac_reduce_averaged,... --workload=...
+        --methods=kfac_expand_averaged,kfac_reduce_averaged --workload=...
 
 These workloads' models are narrow and their schedules short; AlgoPerf's are neither. So
 the points are written with a `fan_in_exponent`, which lets learning rates carry over,
@@ -49,12 +48,7 @@ from experiments.time_to_target.candidates import (
 from experiments.time_to_target.methods import AVERAGED, RESULTS, TRIALS
 from submission.settings import Settings
 
-_CANDIDATES = (
-    'kfac_expand_averaged',
-    'kfac_reduce_averaged',
-    'kfac_expand_spectral_averaged',
-    'kfac_reduce_spectral_averaged',
-)
+_CANDIDATES = ('kfac_expand_averaged', 'kfac_reduce_averaged')
 # Those that the points are written with, in their order.
 _EXPONENTS = (
     {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.75},

@@ -31,14 +31,26 @@ def test_what_is_trained():
     settings = {
         p.name: Settings.from_hyperparameters(p.hyperparameters) for p in points
     }
-    assert points[-5:] == wide_models.five_points('with an exponent')
-    assert points[-15:-10] == wide_models.five_points('of five')
+    assert points[-20:] == [
+        point
+        for title in (
+            'of five',
+            'of one weight decay',
+            'with an exponent',
+            'of the spectral rule',
+        )
+        for point in wide_models.five_points(title)
+    ]
     whole, half = settings['NAdamW'], settings['NAdamW at half the rate']
     assert whole == dataclasses.replace(half, learning_rate=2 * half.learning_rate)
     assert settings['K-FAC-reduce'].fan_in_exponent == 0
-    assert points[-15].name == 'point 1 of five'
+    assert points[-20].name == 'point 1 of five'
     assert settings['point 1 of five'] == Settings.self_tuning()
-    trial = points[-5].trial(WORKLOAD, 'pytorch', 3)
+    assert {
+        settings[point.name].first_order_rule
+        for point in wide_models.five_points('of the spectral rule')
+    } == {'spectral'}
+    trial = points[-10].trial(WORKLOAD, 'pytorch', 3)
     assert (trial.method, trial.seed) == ('kfac_reduce', 3)
 
 
