@@ -123,7 +123,9 @@ class Settings:
         follows it, `grafted` rescales each layer's momentum to the norm that
         NAdamW's update would have, `nadamw` gives it to NAdamW as the gradient;
         `spectral` takes steepest descent under the spectral norm in the metric of
-        the curvature instead, as Muon does without curvature.
+        the curvature instead, as Muon does without curvature. Its updates have a
+        fixed size in each entry but no direction that many entries share, so that
+        for wide layers a `fan_in_exponent` of 0.5 is enough.
       max_factor_dimension: Layers with a Kronecker factor larger than this are
         trained by NAdamW.
     """

@@ -160,14 +160,14 @@ class KroneckerFactors:
             renewed, means, succeeded = damped_inverses(
                 average, sizes, damping, on_all_devices
             )
-            new_roots = []
-            if old_root is not None:
-                new_root, has_root = inverse_roots(renewed, sizes)
-                succeeded &= has_root
-                new_roots = [(new_root, old_root)]
+            new_root, has_root = (
+                (old, succeeded) if old_root is None else inverse_roots(renewed, sizes)
+            )
+            succeeded &= has_root
             renew = (succeeded & known)[:, None, None, None]
             inverses.append(jnp.where(renew, renewed, old))
-            roots += [jnp.where(renew, new, kept) for new, kept in new_roots]
+            if old_root is not None:
+                roots.append(jnp.where(renew, new_root, old_root))
             all_means.append(means)
             all_succeeded.append(succeeded)
         succeeded = jnp.concatenate(all_succeeded)

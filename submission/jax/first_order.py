@@ -141,7 +141,9 @@ class FirstOrderOptimizer:
             momenta, momentum = self._nesterov.update(
                 self._followed(gradients), state.momentum
             )
-            directions = preconditioner.spectral_directions(kfac_state, momenta)
+            directions = preconditioner.spectral_directions(
+                kfac_state, momenta, gradients
+            )
             return {**updates, **directions}, nadamw, momentum
         preconditioned = preconditioner.precondition(kfac_state, gradients)
         if rule == 'nadamw':

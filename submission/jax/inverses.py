@@ -83,7 +83,8 @@ def inverse_roots(
     """
     inside = np.arange(inverses.shape[-1]) < sizes[:, None]
     inside = (inside[:, :, None] & inside[:, None, :])[:, None]
-    padded = jnp.where(inside, inverses, np.eye(inverses.shape[-1]))
+    identity = jnp.eye(inverses.shape[-1], dtype=inverses.dtype)
+    padded = jnp.where(inside, inverses, identity)
     lower = jax.lax.platform_dependent(
         padded, cpu=_cholesky_in_turn, default=jnp.linalg.cholesky
     )

@@ -11,13 +11,14 @@ from absl import logging
 from ..assignments import log_assignments
 from ..settings import Settings
 from ..vanishing import TELLING_UPDATES, log_vanished
-from . import spectral
 from .approximations import ExpandSums, FactorSums, ReduceSums, Sums
 from .capture import Capture
 from .factors import KroneckerFactors
 from .kfac_layer import KFACLayer
 from .layers import Application, assign_parameters
 from .naming import flatten, unflatten
+from .products import product
+from .spectral import directions
 from .weight_sharing import BatchStructure, sums_dtype
 
 COUNTERS = (
@@ -224,6 +225,27 @@ class KFACPreconditioner:
           ValueError: If only some of a layer's gradients are there.
         """
         factors, preconditioned = state.factors, dict(gradients)
+        for layer in self._layers_of(gradients):
+            names = layer.parameter_names
+            matrix = layer.to_matrix([gradients[name] for name in names])
+            inverse_a, inverse_b = (
+                factors.inverse_of(f'{layer.name}/{side}') for side in 'ab'
+            )
+            # Inverses are at least in single precision, whatever the parameters are in.
+            dtype, precise = matrix.dtype, inverse_b.dtype
+            matrix = product(inverse_b, matrix.astype(precise))
+            matrix = product(matrix, inverse_a)
+            parts = layer.from_matrix(matrix.astype(dtype))
+            preconditioned.update(zip(names, parts, strict=True))
+        return preconditioned
+
+    def _layers_of(self, gradients: Mapping[str, jax.Array]) -> list[KFACLayer]:
+        """Returns the layers that have gradients.
+
+        Raises:
+          ValueError: If only some of a layer's gradients are there.
+        """
+        found = []
         for layer in self.layers:
             names = layer.parameter_names
             missing = [name for name in names if name not in gradients]
@@ -236,34 +258,32 @@ class KFACPreconditioner:
                     'KFACPreconditioner the shapes of those parameters alone that '
                     'are trained: it then leaves the layer to the first-order rule.'
                 )
-            matrix = layer.to_matrix([gradients[name] for name in names])
-            inverse_a, inverse_b = (
-                factors.inverse_of(f'{layer.name}/{side}') for side in 'ab'
-            )
-            # Inverses are at least in single precision, whatever the parameters are in.
-            dtype, precise = matrix.dtype, inverse_b.dtype
-            matrix = spectral.product(inverse_b, matrix.astype(precise))
-            matrix = spectral.product(matrix, inverse_a)
-            parts = layer.from_matrix(matrix.astype(dtype))
-            preconditioned.update(zip(names, parts, strict=True))
-        return preconditioned
+            found.append(layer)
+        return found
 
     def spectral_directions(
-        self, state: KFACState, momenta: Mapping[str, jax.Array]
+        self,
+        state: KFACState,
+        momenta: Mapping[str, jax.Array],
+        gradients: Mapping[str, jax.Array],
     ) -> dict[str, jax.Array]:
         """Returns directions of steepest descent under the spectral norm.
 
         Args:
           state: The state; a side of a layer without an inverse counts as the
             identity.
-          momenta: Parameter name to the momentum of its gradient, those of a whole
-            layer or none.
+          momenta: Parameter name to the momentum of its gradient; layers may be left
+            out as a whole.
+          gradients: The gradients themselves; a layer moves where one is not zero.
 
         Returns:
-          Parameter name to direction, see `spectral`, for all layers with momenta.
+          Parameter name to direction, see `submission.spectral`, for all layers with
+          momenta.
+
+        Raises:
+          ValueError: If only some of a layer's momenta are there.
         """
-        layers = [la for la in self.layers if la.parameter_names[0] in momenta]
-        factors = state.factors
+        layers, factors = self._layers_of(momenta), state.factors
         roots_a, roots_b = (
             {
                 layer.name: factors.inverse_root_of(f'{layer.name}/{side}')
@@ -282,13 +302,19 @@ class KFACPreconditioner:
             name: matrix.astype(roots_a[name].dtype)
             for name, matrix in matrices.items()
         }
-        found = spectral.directions(precise, roots_a, roots_b)
-        directions: dict[str, jax.Array] = {}
+        moves = {
+            layer.name: jnp.stack(
+                [jnp.any(gradients[name] != 0) for name in layer.parameter_names]
+            ).any()
+            for layer in layers
+        }
+        found = directions(precise, moves, roots_a, roots_b)
+        by_parameter: dict[str, jax.Array] = {}
         for layer in layers:
             matrix = found[layer.name].astype(matrices[layer.name].dtype)
             parts = layer.from_matrix(matrix)
-            directions.update(zip(layer.parameter_names, parts, strict=True))
-        return directions
+            by_parameter.update(zip(layer.parameter_names, parts, strict=True))
+        return by_parameter
 
     def curvature_scale(self, state: KFACState, layer: KFACLayer) -> jax.Array:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
@@ -305,7 +331,17 @@ class KFACPreconditioner:
         Its `update` takes, besides gradients, the keyword arguments `sums` (layer
         name to factor sums, None between statistics steps), `loss_terms`,
         `gradient_scale` and `renew_inverses`, which also works without `sums`.
+
+        Raises:
+          ValueError: If the first-order rule takes the place of the preconditioned
+            gradient.
         """
+        if self._settings.first_order_rule == 'spectral':
+            raise ValueError(
+                "first_order_rule 'spectral' takes the place of the preconditioned "
+                'gradient, which this transformation returns; use '
+                'submission.jax.first_order.FirstOrderOptimizer, or another rule.'
+            )
 
         def update(
             updates: Any,

@@ -122,19 +122,19 @@ class FirstOrderOptimizer:
         beta1, beta2 = 1.0 - settings.one_minus_beta1, settings.beta2
         if preconditioner is None:
             return self._nadamw.updates(gradients, beta1, beta2, finite)
-        layers = _layers_with(gradients, preconditioner.layers)
         if settings.first_order_rule == 'spectral':
             updates = self._nadamw.updates(gradients, beta1, beta2, finite)
             momenta = self._momentum.updates(gradients, beta1, beta2, finite)
-            directions = preconditioner.spectral_directions(
-                [
-                    (layer, [momenta[name] for name in layer.parameter_names])
-                    for layer, _ in layers
-                ]
+            reached = [
+                layer
+                for layer in preconditioner.layers
+                if any(name in gradients for name in layer.parameter_names)
+            ]
+            updates.update(
+                preconditioner.spectral_directions(reached, momenta, gradients)
             )
-            for (layer, _), parts in zip(layers, directions, strict=True):
-                momenta.update(zip(layer.parameter_names, parts, strict=True))
-            return {**updates, **momenta}
+            return updates
+        layers = _layers_with(gradients, preconditioner.layers)
         preconditioned = dict(gradients)
         natural_scale = settings.first_order_rule == 'momentum'
         outcomes = preconditioner.precondition_all(layers)

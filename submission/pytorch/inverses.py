@@ -78,7 +78,11 @@ def damped_inverses(factors: Sequence[Tensor], damping: float) -> list[DampedInv
 
 
 def with_roots(inverses: Sequence[DampedInverse]) -> list[DampedInverse]:
-    """Returns the same with roots; one without a root has not succeeded."""
+    """Returns the same with roots; one without a root has not succeeded.
+
+    Args:
+      inverses: Inverses, the same in all processes, which so come to the same roots.
+    """
     found: dict[int, DampedInverse] = {}
     for indices in _stacks([inverse.inverse for inverse in inverses]):
         stack = torch.stack([inverses[index].inverse for index in indices])

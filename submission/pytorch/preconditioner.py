@@ -252,30 +252,47 @@ class KFACPreconditioner:
             # Those of one set of layers at a time: it hardly ever changes, and each
             # has joined inverses of its own.
             factors = [self._factors[name] for name in names]
-            self._stacks = {names: make_stacks(Stack, layers, factors)}
+            self._stacks = {names: make_stacks(Stack, 'inverse', layers, factors)}
         return self._stacks[names]
 
     @torch.no_grad()
     def spectral_directions(
-        self, momenta: Sequence[tuple[KFACLayer, Sequence[Tensor]]]
-    ) -> list[list[Tensor]]:
+        self,
+        layers: Sequence[KFACLayer],
+        momenta: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
         """Returns directions of steepest descent under the spectral norm.
 
         Args:
-          momenta: Layers, each with the momenta of the gradients of its weight and,
-            if it has one, its bias.
+          layers: The layers.
+          momenta: The momenta of the gradients by parameter name, of every layer that
+            of its weight or its bias.
+          gradients: The gradients themselves; a layer moves where one is not zero.
 
         Returns:
-          For each layer the direction, see `spectral`, split like the momenta. A side
-          without an inverse counts as the identity.
+          The directions, see `submission.spectral`, of the parameters that have a
+          momentum. A side without an inverse counts as the identity.
         """
-        given = {layer.name: parts for layer, parts in momenta}
-        outcomes: dict[str, list[Tensor]] = {}
-        for stack in self._spectral_stacks_of([layer for layer, _ in momenta]):
-            found = stack.directions([given[layer.name] for layer in stack.layers])
-            for layer, outcome in zip(stack.layers, found, strict=True):
-                outcomes[layer.name] = outcome
-        return [outcomes[layer.name] for layer, _ in momenta]
+
+        def parts_of(layer: KFACLayer, named: Mapping[str, Tensor]) -> Sequence[Tensor]:
+            # A bias that the forward pass leaves out has none.
+            return [
+                named[name] if name in named else torch.zeros_like(parameter)
+                for name, parameter in zip(
+                    layer.parameter_names, layer.parameters, strict=True
+                )
+            ]
+
+        directions: dict[str, Tensor] = {}
+        for stack in self._spectral_stacks_of(layers):
+            found = stack.directions(
+                [parts_of(layer, momenta) for layer in stack.layers],
+                [parts_of(layer, gradients) for layer in stack.layers],
+            )
+            for layer, parts in zip(stack.layers, found, strict=True):
+                directions.update(zip(layer.parameter_names, parts, strict=True))
+        return {name: directions[name] for name in directions if name in momenta}
 
     def _spectral_stacks_of(self, layers: Sequence[KFACLayer]) -> list[SpectralStack]:
         names = tuple(layer.name for layer in layers)
@@ -284,7 +301,9 @@ class KFACPreconditioner:
                 self._factors.get(layer.name, (KroneckerFactor(), KroneckerFactor()))
                 for layer in layers
             ]
-            self._spectral_stacks = {names: make_stacks(SpectralStack, layers, factors)}
+            self._spectral_stacks = {
+                names: make_stacks(SpectralStack, 'inverse_root', layers, factors)
+            }
         return self._spectral_stacks[names]
 
     def curvature_scale(self, layer: KFACLayer) -> Tensor | None:

@@ -1,43 +1,29 @@
-"""Steepest descent under the spectral norm, in the metric of the curvature.
-
-With the damped factors A and B of a layer and the momentum M of its gradient, the
-direction U that has the largest product with M among all with
-||B**(1/2) U A**(1/2)|| <= 1, in the spectral norm, is
-
-    U = R_b.T polar(R_b M R_a.T) R_a,   R.T R the inverse of a factor,
-
-where polar(W) = P Q.T for the singular value decomposition W = P S Q.T. It does not
-depend on which roots R are taken. Without curvature (A and B the identity) this is the
-direction of Muon (Jordan et al., 2024), whose iteration for the polar factor is used;
-with curvature it moves as far in each direction as the model's output allows, not its
-parameters.
-"""
+"""Steepest descent under the spectral norm, in the metric of the curvature."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from ..spectral import ITERATIONS, POLYNOMIAL, UPDATE_RMS
 from .kfac_layer import KFACLayer
 from .stacks import Factors, joined
 from .weight_sharing import sums_dtype
-
-# Root mean square of a layer's update, which is about that of AdamW's (Liu et al.,
-# 2025, Section 2.2), so that the learning rates and weight decays of both agree.
-UPDATE_RMS = 0.2
-# Jordan et al.: fast for small singular values, which end between 0.7 and 1.2.
-_POLYNOMIAL = (3.4445, -4.7750, 2.0315)
-_ITERATIONS = 6
 
 
 def polar_factors(matrices: Tensor) -> Tensor:
     """Returns about P Q.T for matrices P S Q.T, `[n, rows, columns]`; 0 for 0."""
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
-    norms = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-    x = torch.where(norms > 0, x / norms, 0.0)
-    a, b, c = _POLYNOMIAL
-    for _ in range(_ITERATIONS):
+    # First by the largest entry, since squares of small ones underflow. Those that are
+    # hardly numbers any more would not survive that.
+    largest = torch.linalg.vector_norm(x, ord=torch.inf, dim=(-2, -1), keepdim=True)
+    x = torch.where(largest > torch.finfo(x.dtype).tiny, x / largest, 0.0)
+    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    # Either zero or at least 1.
+    x = x / norm.clamp(min=1.0)
+    a, b, c = POLYNOMIAL
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
     return x.mT if is_tall else x
@@ -62,17 +48,23 @@ class SpectralStack:
             joined(side, 'inverse_root') for side in zip(*factors, strict=True)
         )
 
-    def directions(self, momenta: Sequence[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+    def directions(
+        self,
+        momenta: Sequence[Sequence[Tensor]],
+        gradients: Sequence[Sequence[Tensor]],
+    ) -> Iterator[list[Tensor]]:
         """Yields each layer's direction, of root mean square `UPDATE_RMS`.
 
         Args:
           momenta: For each layer those of its weight and, if it has one, its bias.
+          gradients: The gradients of this step; where they are zero the direction is.
         """
         shapes = self.layers[0]
         parts = [torch.stack(part) for part in zip(*momenta, strict=True)]
         matrices = shapes.to_matrix(parts).flatten(0, 1)
+        dtype = matrices.dtype
         # Roots are at least in single precision, whatever the parameters are in.
-        matrices = matrices.to(sums_dtype(matrices.dtype))
+        matrices = matrices.to(sums_dtype(dtype))
         if self._root_b is not None:
             matrices = torch.bmm(self._root_b, matrices)
         if self._root_a is not None:
@@ -83,10 +75,19 @@ class SpectralStack:
         if self._root_a is not None:
             matrices = torch.bmm(matrices, self._root_a)
         outcome = matrices.unflatten(0, (len(self.layers), shapes.groups))
-        size = outcome.square().mean((1, 2, 3), keepdim=True).sqrt()
-        outcome = torch.where(size > 0, outcome * (UPDATE_RMS / size), 0.0)
-        outcome = outcome.to(parts[0].dtype)
+        size = outcome.square().mean((1, 2, 3)).sqrt()
+        moves = (size > 0) & _not_zero(gradients)
+        scale = torch.where(moves, UPDATE_RMS / size, 0.0)
+        outcome = (outcome * scale[:, None, None, None]).to(dtype)
         for layer_parts in zip(
             *(part.unbind() for part in shapes.from_matrix(outcome)), strict=True
         ):
             yield list(layer_parts)
+
+
+def _not_zero(gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Returns whether a layer has a gradient other than zero, `[layers]` booleans."""
+    sizes = torch._foreach_norm(
+        [part for parts in gradients for part in parts], ord=torch.inf
+    )
+    return (torch.stack(sizes).unflatten(0, (len(gradients), -1)) > 0).any(1)

@@ -2,7 +2,7 @@
 
 An accelerator takes less time for the products of a small layer than the host takes to
 ask for them. There layers of equal shapes share one product. A CPU would only copy
-more.
+more, but for the many products of the spectral rule.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +86,7 @@ def gains_from_stacks(layer: KFACLayer) -> bool:
 
 def make_stacks(
     make: Callable[[Sequence[KFACLayer], Sequence[Factors]], S],
+    attribute: str,
     layers: Sequence[KFACLayer],
     factors: Sequence[Factors],
 ) -> list[S]:
@@ -93,6 +94,7 @@ def make_stacks(
 
     Args:
       make: Makes a stack from layers of equal shapes and their factors A and B.
+      attribute: What of the factors the stack joins; all in it have that, or none.
       layers: The layers.
       factors: Factors A and B of each.
     """
@@ -105,7 +107,7 @@ def make_stacks(
             layer.weight.device,
             layer.groups,
             layer.bias is None,
-            *(factor.inverse is None for factor in sides),
+            *(getattr(factor, attribute) is None for factor in sides),
         )
         members.setdefault(key, []).append(index)
     return [

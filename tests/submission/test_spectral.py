@@ -5,13 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen as flax_nn
 from torch import nn
 
+from submission.jax import inverses as jax_inverses
 from submission.jax import spectral as jax_spectral
+from submission.jax.capture import find_applications
+from submission.jax.first_order import FirstOrderOptimizer as JaxOptimizer
+from submission.jax.preconditioner import KFACPreconditioner as JaxPreconditioner
 from submission.pytorch import spectral
 from submission.pytorch.inverses import DampedInverse, with_roots
 from submission.pytorch.preconditioner import KFACPreconditioner
 from submission.settings import Settings
+from submission.spectral import ITERATIONS, POLYNOMIAL
 from tests.workloads_overrides.double_precision import double_precision
 
 from .curvature import double
@@ -22,8 +28,8 @@ SHAPES = [(7, 7), (5, 9), (9, 5), (1, 6), (6, 1)]
 
 def polynomial_of(values):
     """What the iteration makes of singular values, one by one."""
-    a, b, c = spectral._POLYNOMIAL
-    for _ in range(spectral._ITERATIONS):
+    a, b, c = POLYNOMIAL
+    for _ in range(ITERATIONS):
         values = a * values + b * values**3 + c * values**5
     return values
 
@@ -94,10 +100,21 @@ def make_model():
 
 
 def make_momenta(preconditioner):
-    return [
-        (layer, [double(*p.shape, seed=n) for p in layer.parameters])
+    return {
+        name: double(*parameter.shape, seed=n)
         for n, layer in enumerate(preconditioner.layers)
-    ]
+        for name, parameter in zip(layer.parameter_names, layer.parameters, strict=True)
+    }
+
+
+def directions_of(preconditioner, momenta, gradients=None):
+    return preconditioner.spectral_directions(
+        preconditioner.layers, momenta, momenta if gradients is None else gradients
+    )
+
+
+def matrix_of(layer, named):
+    return layer.to_matrix([named[name] for name in layer.parameter_names])
 
 
 @pytest.fixture
@@ -131,20 +148,21 @@ def test_directions_against_the_definition(preconditioner, monkeypatch):
     """With symmetric roots, where the code has triangular ones."""
     monkeypatch.setattr(spectral, 'polar_factors', polar)
     momenta = make_momenta(preconditioner)
-    found = preconditioner.spectral_directions(momenta)
-    for (layer, parts), direction in zip(momenta, found, strict=True):
+    found = directions_of(preconditioner, momenta)
+    assert found.keys() == momenta.keys()
+    for layer in preconditioner.layers:
         inverse_a, inverse_b = inverses_of(preconditioner, layer)
         root_a, root_b = (square_root(x, 0.5) for x in (inverse_a, inverse_b))
-        expected = root_b @ polar(root_b @ layer.to_matrix(parts) @ root_a) @ root_a
+        expected = root_b @ polar(root_b @ matrix_of(layer, momenta) @ root_a) @ root_a
         expected = expected * (0.2 / expected.square().mean().sqrt())
-        torch.testing.assert_close(layer.to_matrix(direction), expected)
+        torch.testing.assert_close(matrix_of(layer, found), expected)
 
 
 def test_no_direction_of_the_same_norm_goes_down_faster(preconditioner, monkeypatch):
     monkeypatch.setattr(spectral, 'polar_factors', polar)
-    layer, parts = make_momenta(preconditioner)[0]
-    (direction,) = preconditioner.spectral_directions([(layer, parts)])
-    momentum, direction = layer.to_matrix(parts), layer.to_matrix(direction)
+    momenta, layer = make_momenta(preconditioner), preconditioner.layers[0]
+    momentum = matrix_of(layer, momenta)
+    direction = matrix_of(layer, directions_of(preconditioner, momenta))
     inverse_a, inverse_b = inverses_of(preconditioner, layer)
     metric_a, metric_b = (square_root(x, -0.5) for x in (inverse_a, inverse_b))
 
@@ -165,31 +183,58 @@ def test_sides_without_an_inverse_count_as_the_identity(monkeypatch):
     monkeypatch.setattr(spectral, 'polar_factors', polar)
     preconditioner = make_preconditioner(make_model())
     momenta = make_momenta(preconditioner)
-    found = preconditioner.spectral_directions(momenta)
-    for (layer, parts), direction in zip(momenta, found, strict=True):
-        expected = polar(layer.to_matrix(parts))
+    found = directions_of(preconditioner, momenta)
+    for layer in preconditioner.layers:
+        expected = polar(matrix_of(layer, momenta))
         expected = expected * (0.2 / expected.square().mean().sqrt())
-        torch.testing.assert_close(layer.to_matrix(direction), expected)
+        torch.testing.assert_close(matrix_of(layer, found), expected)
 
 
-def test_no_momentum_no_direction(preconditioner):
-    momenta = [
-        (layer, [0 * part for part in parts])
-        for layer, parts in make_momenta(preconditioner)
-    ]
-    for direction in preconditioner.spectral_directions(momenta):
-        assert not any(part.any() for part in direction)
+def test_layers_with_and_without_a_root_are_apart(preconditioner):
+    """As from a checkpoint of another rule, and a factorisation that then failed."""
+    momenta = make_momenta(preconditioner)
+    expected = directions_of(preconditioner, momenta)
+    state = preconditioner.state_dict()
+    state['layers']['other']['a']['inverse_root'] = None
+    restored = make_preconditioner(make_model())
+    restored.load_state_dict(state)
+    found = directions_of(restored, momenta)
+    changed = {n for n in found if not torch.allclose(found[n], expected[n])}
+    assert changed == {'other.weight', 'other.bias'}
+
+
+def test_a_layer_without_a_gradient_stands_still(preconditioner):
+    momenta = make_momenta(preconditioner)
+    gradients = {
+        name: 0 * momentum if name.startswith('one') else momentum
+        for name, momentum in momenta.items()
+    }
+    found = directions_of(preconditioner, momenta, gradients)
+    still = {name for name, direction in found.items() if not direction.any()}
+    assert still == {'one.weight', 'one.bias'}
+    nothing = {name: 0 * momentum for name, momentum in momenta.items()}
+    for direction in directions_of(preconditioner, nothing, momenta).values():
+        assert not direction.any()
+
+
+def test_a_bias_without_a_gradient_is_left_out(preconditioner):
+    momenta = make_momenta(preconditioner)
+    with_zeros = {**momenta, 'one.bias': 0 * momenta['one.bias']}
+    expected = directions_of(preconditioner, with_zeros)
+    del momenta['one.bias']
+    found = directions_of(preconditioner, momenta)
+    assert found.keys() == momenta.keys()
+    for name, direction in found.items():
+        torch.testing.assert_close(direction, expected[name])
 
 
 def test_directions_follow_new_inverses_and_a_checkpoint(preconditioner):
     momenta = make_momenta(preconditioner)
-    first = preconditioner.spectral_directions(momenta)
+    first = directions_of(preconditioner, momenta)
     restored = make_preconditioner(make_model())
     restored.load_state_dict(preconditioner.state_dict())
-    for found, expected in zip(
-        restored.spectral_directions(momenta), first, strict=True
-    ):
-        assert all(map(torch.equal, found, expected))
+    for name, direction in directions_of(restored, momenta).items():
+        assert torch.equal(direction, first[name])
     _update(
         preconditioner,
         {
@@ -201,10 +246,51 @@ def test_directions_follow_new_inverses_and_a_checkpoint(preconditioner):
         },
     )
     preconditioner.update_inverses()
-    for found, old in zip(
-        preconditioner.spectral_directions(momenta), first, strict=True
-    ):
-        assert not torch.allclose(found[0], old[0])
+    for name, direction in directions_of(preconditioner, momenta).items():
+        assert not torch.allclose(direction, first[name])
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_parameters_of_lower_precision(preconditioner, dtype):
+    momenta = make_momenta(preconditioner)
+    expected = directions_of(preconditioner, momenta)
+    lower = {name: momentum.to(dtype) for name, momentum in momenta.items()}
+    model = make_model().to(dtype)
+    half = make_preconditioner(model)
+    _update(
+        half,
+        {
+            layer.name: (
+                _spd(layer.groups, layer.input_dim, seed=2 * n).float(),
+                _spd(layer.groups, layer.output_dim, seed=2 * n + 1).float(),
+            )
+            for n, layer in enumerate(half.layers)
+        },
+    )
+    half.update_inverses()
+    for name, direction in directions_of(half, lower).items():
+        assert direction.dtype == dtype
+        error = torch.linalg.norm(direction.double() - expected[name])
+        assert error < 0.03 * torch.linalg.norm(expected[name])
+
+
+@pytest.mark.parametrize('exponent', range(-44, -10, 2))
+def test_small_momenta_have_directions_too(exponent):
+    """Squares of such numbers are not there in single precision."""
+    matrices = double(2, 64, 65).float()
+    small = matrices * 10.0**exponent
+    expected = spectral.polar_factors(matrices)
+    outcomes = (
+        spectral.polar_factors(small),
+        torch.from_numpy(np.array(jax_spectral.polar_factors(small.numpy()))),
+    )
+    for found in outcomes:
+        if exponent > -36:
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        else:
+            # Hardly numbers any more.
+            assert torch.isfinite(found).all()
+            assert found.abs().max() < 2
 
 
 def test_an_inverse_without_a_root_has_not_succeeded():
@@ -214,3 +300,45 @@ def test_an_inverse_without_a_root_has_not_succeeded():
     assert [bool(inverse.succeeded) for inverse in found] == [True, False]
     root = found[0].root
     torch.testing.assert_close(root.mT @ root, good)
+
+
+def test_roots_in_jax_stay_in_single_precision():
+    with double_precision():
+        stack = jnp.asarray(_spd(2, 4, seed=0).float().numpy())[:, None]
+        roots, found = jax_inverses.inverse_roots(stack, np.array([4, 3]))
+    assert roots.dtype == jnp.float32
+    assert found.all()
+    whole, part = (root.T @ root for root in roots[:, 0])
+    np.testing.assert_allclose(whole, stack[0, 0], rtol=1e-5, atol=1e-5)
+    # What is outside the second factor is padding.
+    np.testing.assert_allclose(part[:3, :3], stack[1, 0, :3, :3], rtol=1e-5, atol=1e-5)
+
+
+def test_no_transformation_in_jax():
+    settings = Settings(first_order_rule='spectral')
+    preconditioner = JaxPreconditioner({}, {}, settings)
+    with pytest.raises(ValueError, match="'spectral' takes the place of"):
+        preconditioner.transformation()
+
+
+def test_a_layer_whose_gradient_ends_stands_still_in_jax():
+    settings = Settings(first_order_rule='spectral', weight_decay=0.0)
+    model = flax_nn.Dense(8)
+    params = model.init(jax.random.key(0), jnp.ones((1, 16)))['params']
+    shapes = {name: value.shape for name, value in params.items()}
+    preconditioner = JaxPreconditioner(
+        shapes,
+        find_applications(lambda: model.init(jax.random.key(0), jnp.ones((1, 16)))),
+        settings,
+    )
+    assert len(preconditioner.layers) == 1
+    optimizer = JaxOptimizer(settings, preconditioner)
+    kfac, state = preconditioner.init(params), optimizer.init(params)
+    step = jax.jit(optimizer.step)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    moved, state, _ = step(params, gradients, state, kfac, 0.1)
+    assert not np.array_equal(moved['kernel'], params['kernel'])
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(500):
+        after, state, _ = step(moved, nothing, state, kfac, 0.1)
+        jax.tree.map(np.testing.assert_array_equal, after, moved)

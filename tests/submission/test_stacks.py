@@ -72,7 +72,7 @@ def test_equal_shapes_share_a_stack():
     _update(preconditioner, _factors(layers, seed=1))
     preconditioner.update_inverses()
     stacks = make_stacks(
-        Stack, layers, [preconditioner._factors[la.name] for la in layers]
+        Stack, 'inverse', layers, [preconditioner._factors[la.name] for la in layers]
     )
     members = [[layer.name for layer in stack.layers] for stack in stacks]
     assert members == [['0', '1'], ['2', '3'], ['4', '5'], ['6', '7'], ['8'], ['9']]
