@@ -51,6 +51,7 @@ _FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
     (KFACPreconditioner, 'update_factors', 'factors'),
     (KFACPreconditioner, 'update_inverses', 'inverses'),
     (KFACPreconditioner, 'precondition_all', 'preconditioning'),
+    (KFACPreconditioner, 'spectral_directions', 'preconditioning'),
     (FirstOrderOptimizer, 'zero_grad', 'first-order rule'),
     (FirstOrderOptimizer, 'step', 'first-order rule'),
 )
