@@ -5,10 +5,10 @@ Example::
     python -m experiments.time_to_target.wider_search --workload=ogbg_chembl
 
 The five points of every method come from searches on the offline workloads. Here all
-have as many again and more to show whether a method's five do it justice: the points of each in
-`experiments/time_to_target/search_spaces/wider/`, around what was best of the five. A
-trial ends once the method has been faster at another point with that seed, so the five
-have to be trained first, by `python -m experiments.time_to_target`.
+have as many again and more to show whether a method's five do it justice: the points of
+each in `experiments/time_to_target/search_spaces/wider/`, around what was best of the
+five. A trial ends once the method has been faster at another point with that seed, so
+the five have to be trained first, by `python -m experiments.time_to_target`.
 
 Records go to the `records.jsonl` of the five, as they come, and a run that is stopped
 goes on where it was; which points are the five says their search space alone.
