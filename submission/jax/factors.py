@@ -9,12 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .inverses import (
-    damped_inverses,
-    inverse_roots,
-    mean_eigenvalues,
-    vanishing_eigenvalue,
-)
+from .inverses import damped_inverses, mean_eigenvalues, vanishing_eigenvalue
 from .stacks import FactorStacks, Shape
 
 
@@ -36,7 +31,7 @@ class KroneckerFactors:
         the averages; the identity, which preconditions nothing, until there is one.
       inverted_scale: Mean eigenvalues of the factors that the inverses were computed
         from, `[factors]`; zero until there is one.
-      inverse_root: Upper triangular R with R.T R the inverses, shaped like these; empty
+      inverse_root: Lower triangular R with R.T R the inverses, shaped like these; empty
         where the first-order rule does not use them.
     """
 
@@ -157,16 +152,12 @@ class KroneckerFactors:
             self.stacks.split(has_statistics),
             strict=True,
         ):
-            renewed, means, succeeded = damped_inverses(
-                average, sizes, damping, on_all_devices
+            renewed, means, succeeded, new_root = damped_inverses(
+                average, sizes, damping, on_all_devices, old_root is not None
             )
-            new_root, has_root = (
-                (old, succeeded) if old_root is None else inverse_roots(renewed, sizes)
-            )
-            succeeded &= has_root
             renew = (succeeded & known)[:, None, None, None]
             inverses.append(jnp.where(renew, renewed, old))
-            if old_root is not None:
+            if old_root is not None and new_root is not None:
                 roots.append(jnp.where(renew, new_root, old_root))
             all_means.append(means)
             all_succeeded.append(succeeded)

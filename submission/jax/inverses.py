@@ -8,6 +8,7 @@ sqrt(damping) times the factor's own mean eigenvalue. So one value serves layers
 losses of any scale, and each factor can be inverted by itself.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -39,8 +40,12 @@ def vanishing_eigenvalue(dtype: jnp.dtype) -> float:
 
 
 def damped_inverses(
-    stack: jax.Array, sizes: np.ndarray, damping: float, on_all_devices: bool = False
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    stack: jax.Array,
+    sizes: np.ndarray,
+    damping: float,
+    on_all_devices: bool = False,
+    with_roots: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
     """Inverts factors in units of their mean eigenvalues, by Cholesky.
 
     Args:
@@ -50,11 +55,13 @@ def damped_inverses(
       damping: Damping of the whole block in units of its mean eigenvalue.
       on_all_devices: Whether each device inverts a share of the factors, which then
         have to be the same on all of them.
+      with_roots: Whether roots of the inverses are asked for.
 
     Returns:
       The inverses of `factor / m + sqrt(damping) I`, in a stack of the same shape, m
-      the mean eigenvalue; the m, `[n]`; and which of them succeeded, `[n]`. The
-      others hold no numbers to be used, nor does any padding.
+      the mean eigenvalue; the m, `[n]`; which of them succeeded, `[n]`; and lower
+      triangular R with R.T R the inverses, of the same shape, or None. Those that did
+      not succeed hold no numbers to be used, nor does any padding.
     """
     means = mean_eigenvalues(stack, sizes)
     # Ones on the diagonal of the padding, which thus stays apart.
@@ -62,49 +69,42 @@ def damped_inverses(
     shift = damping**0.5 + (np.arange(size) >= sizes[:, None])
     shifts = np.eye(size) * shift[:, None, None, :]
     damped = stack / means[:, None, None, None] + shifts.astype(stack.dtype)
-    inverses = in_shares(_inverses, damped) if on_all_devices else _inverses(damped)
+    function = _roots if with_roots else _inverses
+    found = in_shares(function, damped) if on_all_devices else function(damped)
+    inverses, roots = (_from_roots(found), found) if with_roots else (found, None)
     # A negative mean eigenvalue would turn a negative definite factor into a good one.
     succeeded = jnp.isfinite(inverses).all((1, 2, 3)) & (means > 0)
-    return inverses, means, succeeded
-
-
-def inverse_roots(
-    inverses: jax.Array, sizes: np.ndarray
-) -> tuple[jax.Array, jax.Array]:
-    """Returns roots of inverses, and which of them there are.
-
-    Args:
-      inverses: Stack of inverses, `[n, groups, d, d]`, with any numbers in the padding.
-      sizes: The sizes of those that are padded, `[n]`.
-
-    Returns:
-      Upper triangular R with R.T R the inverse, of the same shape; and whether there
-      is one, `[n]`.
-    """
-    inside = np.arange(inverses.shape[-1]) < sizes[:, None]
-    inside = (inside[:, :, None] & inside[:, None, :])[:, None]
-    identity = jnp.eye(inverses.shape[-1], dtype=inverses.dtype)
-    padded = jnp.where(inside, inverses, identity)
-    lower = jax.lax.platform_dependent(
-        padded, cpu=_cholesky_in_turn, default=jnp.linalg.cholesky
-    )
-    return lower.swapaxes(-1, -2), jnp.isfinite(lower).all((1, 2, 3))
+    return inverses, means, succeeded, roots
 
 
 def _inverses(matrices: jax.Array) -> jax.Array:
     """Inverts positive definite matrices `[..., d, d]`; not numbers on failure."""
     return jax.lax.platform_dependent(
-        matrices, cpu=_inverses_in_turn, default=_inverses_at_once
+        matrices,
+        cpu=functools.partial(_in_turn, _inverses_at_once),
+        default=_inverses_at_once,
     )
 
 
-def _inverses_at_once(matrices: jax.Array) -> jax.Array:
-    """Inverts the matrices together."""
+def _roots(matrices: jax.Array) -> jax.Array:
+    """Returns roots of the inverses of matrices; not numbers on failure."""
+    return jax.lax.platform_dependent(
+        matrices,
+        cpu=functools.partial(_in_turn, _roots_at_once),
+        default=_roots_at_once,
+    )
+
+
+def _roots_at_once(matrices: jax.Array) -> jax.Array:
+    """Returns W = L**-1 for the Cholesky factors L; W.T W is the inverse."""
     cholesky = jnp.linalg.cholesky(matrices)
     identity = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
-    roots = solve_triangular(
+    return solve_triangular(
         cholesky, jnp.broadcast_to(identity, matrices.shape), lower=True
     )
+
+
+def _from_roots(roots: jax.Array) -> jax.Array:
     # By default a GPU would round to 10 bits here, as much as the damping allows for
     # factors but not for their inverses.
     return jnp.matmul(
@@ -112,22 +112,19 @@ def _inverses_at_once(matrices: jax.Array) -> jax.Array:
     )
 
 
-def _inverses_in_turn(matrices: jax.Array) -> jax.Array:
-    """Inverts the matrices one after the other.
-
-    jaxlib's factorisations of several matrices wait, inside a thread of a pool, for
-    other threads of the same pool. With as many of them at once as there are threads
-    all wait for ever: seen with two cores, jaxlib 0.7.0 and 0.10.2.
-    """
-    return _in_turn(_inverses_at_once, matrices)
-
-
-def _cholesky_in_turn(matrices: jax.Array) -> jax.Array:
-    return _in_turn(jnp.linalg.cholesky, matrices)
+def _inverses_at_once(matrices: jax.Array) -> jax.Array:
+    """Inverts the matrices together."""
+    return _from_roots(_roots_at_once(matrices))
 
 
 def _in_turn(
     function: Callable[[jax.Array], jax.Array], matrices: jax.Array
 ) -> jax.Array:
+    """Applies a function to one matrix after the other.
+
+    jaxlib's factorisations of several matrices wait, inside a thread of a pool, for
+    other threads of the same pool. With as many of them at once as there are threads
+    all wait for ever: seen with two cores, jaxlib 0.7.0 and 0.10.2.
+    """
     flat = matrices.reshape(-1, *matrices.shape[-2:])
     return jax.lax.map(function, flat).reshape(matrices.shape)

@@ -19,7 +19,7 @@ class KroneckerFactor:
       inverse: Damped inverse in units of the factor's mean eigenvalue,
         `[groups, d, d]`; None until there is one.
       inverted_scale: Mean eigenvalue of the factor that `inverse` was computed from.
-      inverse_root: Upper triangular R with R.T R the inverse, `[groups, d, d]`; None
+      inverse_root: Lower triangular R with R.T R the inverse, `[groups, d, d]`; None
         where the first-order rule does not use it.
     """
 

@@ -32,7 +32,7 @@ class DampedInverse:
         arbitrary if it did not succeed.
       scale: The factor's mean eigenvalue, a scalar.
       succeeded: Whether there is an inverse, a scalar of booleans, on the device.
-      root: Upper triangular R with R.T R the inverse, `[groups, d, d]`; None unless
+      root: Lower triangular R with R.T R the inverse, `[groups, d, d]`; None unless
         asked for.
     """
 
@@ -56,7 +56,9 @@ def vanishing_eigenvalue(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny * 1e8
 
 
-def damped_inverses(factors: Sequence[Tensor], damping: float) -> list[DampedInverse]:
+def damped_inverses(
+    factors: Sequence[Tensor], damping: float, with_roots: bool = False
+) -> list[DampedInverse]:
     """Inverts factors in units of their mean eigenvalues, by Cholesky.
 
     Factors of equal shape are inverted together. None fails because another does,
@@ -66,36 +68,17 @@ def damped_inverses(factors: Sequence[Tensor], damping: float) -> list[DampedInv
       factors: Symmetric positive semi-definite, each of shape `[groups, d, d]`, its
         mean eigenvalue not vanishing.
       damping: Damping of the whole block in units of its mean eigenvalue.
+      with_roots: Whether the inverses come with roots.
 
     Returns:
       One inverse for each factor, in their order.
     """
     inverses: dict[int, DampedInverse] = {}
     for indices in _stacks(factors):
-        stacked = _invert(torch.stack([factors[index] for index in indices]), damping)
+        stack = torch.stack([factors[index] for index in indices])
+        stacked = _invert(stack, damping, with_roots)
         inverses.update(zip(indices, stacked, strict=True))
     return [inverses[index] for index in range(len(factors))]
-
-
-def with_roots(inverses: Sequence[DampedInverse]) -> list[DampedInverse]:
-    """Returns the same with roots; one without a root has not succeeded.
-
-    Args:
-      inverses: Inverses, the same in all processes, which so come to the same roots.
-    """
-    found: dict[int, DampedInverse] = {}
-    for indices in _stacks([inverse.inverse for inverse in inverses]):
-        stack = torch.stack([inverses[index].inverse for index in indices])
-        cholesky, info = torch.linalg.cholesky_ex(stack)
-        has_root = (info == 0).all(-1)
-        for index, root, succeeded in zip(
-            indices, cholesky.mT.unbind(), has_root.unbind(), strict=True
-        ):
-            old = inverses[index]
-            found[index] = dataclasses.replace(
-                old, root=root, succeeded=old.succeeded & succeeded
-            )
-    return [found[index] for index in range(len(inverses))]
 
 
 def _stacks(factors: Sequence[Tensor]) -> Iterator[list[int]]:
@@ -111,7 +94,7 @@ def _stacks(factors: Sequence[Tensor]) -> Iterator[list[int]]:
             yield indices[start : start + length]
 
 
-def _invert(factors: Tensor, damping: float) -> list[DampedInverse]:
+def _invert(factors: Tensor, damping: float, with_roots: bool) -> list[DampedInverse]:
     """Inverts a stack of factors, `[n, groups, d, d]`, which is overwritten."""
     scales = mean_eigenvalue(factors)
     damped = factors.div_(scales[:, None, None, None])
@@ -121,7 +104,12 @@ def _invert(factors: Tensor, damping: float) -> list[DampedInverse]:
     # A zero on the diagonal, as a failed factorisation can leave behind, would stop
     # the inversion of the others.
     cholesky.diagonal(dim1=-2, dim2=-1).masked_fill_(failed[..., None], 1.0)
-    inverses = _inverse_from_cholesky(cholesky)
+    roots: Sequence[Tensor | None] = [None] * len(factors)
+    if with_roots:
+        root = inverse_root(cholesky)
+        roots, inverses = root.unbind(), inverse_from_root(root)
+    else:
+        inverses = _inverse_from_cholesky(cholesky)
     # The inverse is W.T W, so no element is larger than the diagonal's largest.
     finite = torch.isfinite(inverses.diagonal(dim1=-2, dim2=-1)).all(-1)
     # Divided by a negative mean, a negative factor would pass for a positive one.
@@ -129,7 +117,7 @@ def _invert(factors: Tensor, damping: float) -> list[DampedInverse]:
     return [
         DampedInverse(*parts)
         for parts in zip(
-            inverses.unbind(), scales.unbind(), succeeded.unbind(), strict=True
+            inverses.unbind(), scales.unbind(), succeeded.unbind(), roots, strict=True
         )
     ]
 
@@ -141,14 +129,18 @@ def _inverse_from_cholesky(cholesky: Tensor) -> Tensor:
     # More arithmetic, but on a GPU `cholesky_inverse` takes one matrix after the other:
     # on an H100 3.3 ms in place of 0.8 for 48 of 385 rows, 17 in place of 5 for 12 of
     # 1537.
-    return inverse_by_roots(cholesky)
+    return inverse_from_root(inverse_root(cholesky))
 
 
-def inverse_by_roots(cholesky: Tensor) -> Tensor:
-    """Returns W.T W, the inverses of L LT, from W = L**-1; L is `[..., d, d]`."""
+def inverse_root(cholesky: Tensor) -> Tensor:
+    """Returns W = L**-1, lower triangular, for L `[..., d, d]`: W.T W inverts L LT."""
     identity = torch.eye(
         cholesky.shape[-1], dtype=cholesky.dtype, device=cholesky.device
     )
-    roots = torch.linalg.solve_triangular(cholesky, identity, upper=False)
-    with matmul_precision(roots, 'ieee'):
-        return roots.mT @ roots
+    return torch.linalg.solve_triangular(cholesky, identity, upper=False)
+
+
+def inverse_from_root(root: Tensor) -> Tensor:
+    """Returns W.T W for roots W, `[..., d, d]`."""
+    with matmul_precision(root, 'ieee'):
+        return root.mT @ root

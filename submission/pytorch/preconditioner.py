@@ -15,7 +15,7 @@ from . import communication
 from .approximations import ExpandSums, ReduceSums
 from .capture import Capture, Sums
 from .factors import KroneckerFactor, update_averages
-from .inverses import vanishing_eigenvalue, with_roots
+from .inverses import vanishing_eigenvalue
 from .kfac_layer import KFACLayer
 from .layers import assign_parameters
 from .sharding import sharded_inverses, sum_over_processes
@@ -165,10 +165,10 @@ class KFACPreconditioner:
             if factor.moving_average is not None
         ]
         inverses = sharded_inverses(
-            [factor for _, factor in pending], self._settings.damping
+            [factor for _, factor in pending],
+            self._settings.damping,
+            with_roots=self._settings.first_order_rule == 'spectral',
         )
-        if self._settings.first_order_rule == 'spectral':
-            inverses = with_roots(inverses)
         # One transfer for all, since each waits for the device.
         flags = [inverse.succeeded for inverse in inverses]
         succeeded = torch.stack(flags).tolist() if flags else []

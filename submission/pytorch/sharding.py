@@ -13,7 +13,7 @@ from torch import Tensor
 from . import communication
 from .approximations import FactorSums
 from .factors import KroneckerFactor, bias_corrected
-from .inverses import DampedInverse, damped_inverses
+from .inverses import DampedInverse, damped_inverses, inverse_from_root
 from .kfac_layer import KFACLayer
 from .packing import pack_symmetric, packed_size, unpack_symmetric
 from .weight_sharing import sums_dtype
@@ -113,7 +113,7 @@ def _packed_sums(
 
 
 def sharded_inverses(
-    factors: Sequence[KroneckerFactor], damping: float
+    factors: Sequence[KroneckerFactor], damping: float, with_roots: bool = False
 ) -> list[DampedInverse]:
     """Inverts factors, each in one process, and hands the inverses to all.
 
@@ -122,6 +122,7 @@ def sharded_inverses(
     Args:
       factors: Factors with an average, the same in all processes.
       damping: As in `damped_inverses`.
+      with_roots: Whether the inverses come with roots.
 
     Returns:
       One inverse for each factor, in their order, the same in all processes.
@@ -134,7 +135,9 @@ def sharded_inverses(
     inverses = dict(
         zip(
             own,
-            damped_inverses(bias_corrected([factors[i] for i in own]), damping),
+            damped_inverses(
+                bias_corrected([factors[i] for i in own]), damping, with_roots
+            ),
             strict=True,
         )
     )
@@ -150,16 +153,24 @@ def sharded_inverses(
                 message = averages[indices[0]].new_empty(sum(sizes))
             communication.broadcast(message, owner, _INVERSES)
             for index, part in zip(indices, message.split(sizes), strict=True):
-                inverses[index] = _unpacked_inverse(part, *shapes[index][:2])
+                groups, dim = shapes[index][:2]
+                inverses[index] = _unpacked_inverse(part, groups, dim, with_roots)
     return [inverses[index] for index in range(len(factors))]
 
 
 def _packed_inverse(computed: DampedInverse) -> Tensor:
     head = torch.stack([computed.succeeded.to(computed.scale.dtype), computed.scale])
-    return torch.cat([head, pack_symmetric(computed.inverse)])
+    # Of a root, which is triangular, half is enough as well, and gives the inverse.
+    matrix = computed.inverse if computed.root is None else computed.root
+    return torch.cat([head, pack_symmetric(matrix)])
 
 
-def _unpacked_inverse(part: Tensor, groups: int, dim: int) -> DampedInverse:
-    inverse = unpack_symmetric(part[2:], groups, dim)
+def _unpacked_inverse(
+    part: Tensor, groups: int, dim: int, is_root: bool
+) -> DampedInverse:
+    matrix, root = unpack_symmetric(part[2:], groups, dim), None
+    if is_root:
+        root = matrix.tril()
+        matrix = inverse_from_root(root)
     # The scale is copied, lest it keep the whole message in memory.
-    return DampedInverse(inverse, part[1].clone(), part[0] > 0)
+    return DampedInverse(matrix, part[1].clone(), part[0] > 0, root)

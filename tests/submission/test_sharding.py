@@ -94,9 +94,9 @@ class TestShardedInverses:
         seen = []
         compute = sharding.damped_inverses
 
-        def recording(factors, damping):
+        def recording(factors, *options):
             seen.append([tuple(factor.shape) for factor in factors])
-            return compute(factors, damping)
+            return compute(factors, *options)
 
         monkeypatch.setattr(sharding, 'damped_inverses', recording)
         for rank in range(3):

@@ -14,7 +14,7 @@ from submission.jax.capture import find_applications
 from submission.jax.first_order import FirstOrderOptimizer as JaxOptimizer
 from submission.jax.preconditioner import KFACPreconditioner as JaxPreconditioner
 from submission.pytorch import spectral
-from submission.pytorch.inverses import DampedInverse, with_roots
+from submission.pytorch.inverses import damped_inverses
 from submission.pytorch.preconditioner import KFACPreconditioner
 from submission.settings import Settings
 from submission.spectral import ITERATIONS, POLYNOMIAL
@@ -293,25 +293,36 @@ def test_small_momenta_have_directions_too(exponent):
             assert found.abs().max() < 2
 
 
-def test_an_inverse_without_a_root_has_not_succeeded():
-    good, bad = _spd(2, 4, seed=0), -_spd(2, 4, seed=1)
-    yes, scale = torch.tensor(True), torch.ones(())
-    found = with_roots([DampedInverse(x, scale, yes) for x in (good, bad)])
-    assert [bool(inverse.succeeded) for inverse in found] == [True, False]
-    root = found[0].root
-    torch.testing.assert_close(root.mT @ root, good)
+def test_roots_are_those_of_the_inverses():
+    factors = [_spd(2, 4, seed=0), _spd(1, 3, seed=1), _spd(2, 4, seed=2)]
+    without = damped_inverses([factor.clone() for factor in factors], 0.1)
+    for found, expected in zip(
+        damped_inverses(factors, 0.1, with_roots=True), without, strict=True
+    ):
+        assert expected.root is None
+        assert not found.root.triu(1).any()
+        torch.testing.assert_close(found.root.mT @ found.root, expected.inverse)
+        torch.testing.assert_close(found.inverse, expected.inverse)
 
 
-def test_roots_in_jax_stay_in_single_precision():
+def test_roots_in_jax():
+    """In single precision where double is on, padded, of good factors alone."""
+    factors = [_spd(2, 4, seed=0), _spd(2, 3, seed=1), -_spd(2, 4, seed=2)]
+    stack = np.zeros((3, 2, 4, 4), np.float32)
+    for n, factor in enumerate(factors):
+        size = factor.shape[-1]
+        stack[n, :, :size, :size] = factor
     with double_precision():
-        stack = jnp.asarray(_spd(2, 4, seed=0).float().numpy())[:, None]
-        roots, found = jax_inverses.inverse_roots(stack, np.array([4, 3]))
-    assert roots.dtype == jnp.float32
-    assert found.all()
-    whole, part = (root.T @ root for root in roots[:, 0])
-    np.testing.assert_allclose(whole, stack[0, 0], rtol=1e-5, atol=1e-5)
-    # What is outside the second factor is padding.
-    np.testing.assert_allclose(part[:3, :3], stack[1, 0, :3, :3], rtol=1e-5, atol=1e-5)
+        inverses, _, succeeded, roots = jax_inverses.damped_inverses(
+            jnp.asarray(stack), np.array([4, 3, 4]), 0.1, with_roots=True
+        )
+        assert roots.dtype == inverses.dtype == jnp.float32
+    assert succeeded.tolist() == [True, True, False]
+    for n, expected in enumerate(damped_inverses(factors[:2], 0.1, with_roots=True)):
+        size = expected.root.shape[-1]
+        np.testing.assert_allclose(
+            roots[n, :, :size, :size], expected.root, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_no_transformation_in_jax():

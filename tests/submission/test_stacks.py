@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from submission.pytorch import preconditioner as preconditioner_module
-from submission.pytorch.inverses import inverse_by_roots
+from submission.pytorch.inverses import inverse_from_root, inverse_root
 from submission.pytorch.preconditioner import KFACPreconditioner
 from submission.pytorch.stacks import Stack, make_stacks
 from submission.settings import Settings
@@ -150,5 +150,5 @@ def test_training_is_the_same(rule, monkeypatch):
 def test_inverses_by_roots():
     """What an accelerator computes in place of `cholesky_inverse`."""
     matrices = torch.stack([_spd(2, 7, seed=seed) for seed in range(3)])
-    found = inverse_by_roots(torch.linalg.cholesky(matrices))
+    found = inverse_from_root(inverse_root(torch.linalg.cholesky(matrices)))
     torch.testing.assert_close(found, torch.linalg.inv(matrices))
