@@ -41,6 +41,11 @@ def start(monkeypatch, results, output):
     choose_rates.main()
 
 
+# Wide models were trained at the point that was SOAP's fastest before it waited for
+# gradients other than zero, and have not been trained at another since.
+CHOSEN_BEFORE = {pathlib.Path('imagenet_vit_fashion_mnist', 'soap.json')}
+
+
 def test_the_points_that_are_there_are_those_chosen(tmp_path, monkeypatch):
     start(monkeypatch, RESULTS, tmp_path)
     written = {path.relative_to(tmp_path) for path in tmp_path.rglob('*.json')}
@@ -50,7 +55,7 @@ def test_the_points_that_are_there_are_those_chosen(tmp_path, monkeypatch):
         for name in METHODS
     }
     assert written == {path.relative_to(RATES) for path in RATES.rglob('*.json')}
-    for path in written:
+    for path in written - CHOSEN_BEFORE:
         assert (tmp_path / path).read_text() == (RATES / path).read_text()
 
 
