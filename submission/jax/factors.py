@@ -1,8 +1,8 @@
 """The Kronecker factors over time: their moving averages and their inverses."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -142,25 +142,26 @@ class KroneckerFactors:
         """
         if not self.moving_average:
             return self, jnp.zeros((), jnp.int32)
-        inverses, roots, all_means, all_succeeded = [], [], [], []
+        inverses, roots, renewals, all_means, all_succeeded = [], [], [], [], []
         has_statistics = self.averaged_weight > 0
-        for average, sizes, old, old_root, known in zip(
+        for average, sizes, known in zip(
             self.moving_average,
             self.stacks.sizes,
-            self.inverse,
-            self.inverse_root or [None] * len(self.inverse),
             self.stacks.split(has_statistics),
             strict=True,
         ):
-            renewed, means, succeeded, new_root = damped_inverses(
-                average, sizes, damping, on_all_devices, old_root is not None
+            inverse, means, succeeded, root = damped_inverses(
+                average, sizes, damping, on_all_devices, bool(self.inverse_root)
             )
-            renew = (succeeded & known)[:, None, None, None]
-            inverses.append(jnp.where(renew, renewed, old))
-            if old_root is not None and new_root is not None:
-                roots.append(jnp.where(renew, new_root, old_root))
+            inverses.append(inverse)
+            roots.append(root)
+            renewals.append((succeeded & known)[:, None, None, None])
             all_means.append(means)
             all_succeeded.append(succeeded)
+
+        def renewed(new: Sequence[Any], old: Sequence[Any]) -> tuple[jax.Array, ...]:
+            return tuple(map(jnp.where, renewals, new, old))
+
         succeeded = jnp.concatenate(all_succeeded)
         # In units of the mean eigenvalue the inverse of an average is that of the
         # bias-corrected one; the mean eigenvalue itself is not.
@@ -173,9 +174,10 @@ class KroneckerFactors:
         return (
             dataclasses.replace(
                 self,
-                inverse=tuple(inverses),
+                inverse=renewed(inverses, self.inverse),
                 inverted_scale=scale,
-                inverse_root=tuple(roots),
+                # As many as there are: none where they are not used.
+                inverse_root=renewed(roots, self.inverse_root),
             ),
             (has_statistics & ~succeeded).sum(dtype=jnp.int32),
         )

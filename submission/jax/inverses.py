@@ -9,13 +9,13 @@ losses of any scale, and each factor can be inverted by itself.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from .products import in_turn_on_cpus
 from .sharding import in_shares
 
 
@@ -69,7 +69,7 @@ def damped_inverses(
     shift = damping**0.5 + (np.arange(size) >= sizes[:, None])
     shifts = np.eye(size) * shift[:, None, None, :]
     damped = stack / means[:, None, None, None] + shifts.astype(stack.dtype)
-    function = _roots if with_roots else _inverses
+    function = functools.partial(in_turn_on_cpus, _roots if with_roots else _inverses)
     found = in_shares(function, damped) if on_all_devices else function(damped)
     inverses, roots = (_from_roots(found), found) if with_roots else (found, None)
     # A negative mean eigenvalue would turn a negative definite factor into a good one.
@@ -77,26 +77,11 @@ def damped_inverses(
     return inverses, means, succeeded, roots
 
 
-def _inverses(matrices: jax.Array) -> jax.Array:
-    """Inverts positive definite matrices `[..., d, d]`; not numbers on failure."""
-    return jax.lax.platform_dependent(
-        matrices,
-        cpu=functools.partial(_in_turn, _inverses_at_once),
-        default=_inverses_at_once,
-    )
-
-
 def _roots(matrices: jax.Array) -> jax.Array:
-    """Returns roots of the inverses of matrices; not numbers on failure."""
-    return jax.lax.platform_dependent(
-        matrices,
-        cpu=functools.partial(_in_turn, _roots_at_once),
-        default=_roots_at_once,
-    )
+    """Returns W = L**-1 for Cholesky factors L; W.T W is the inverse.
 
-
-def _roots_at_once(matrices: jax.Array) -> jax.Array:
-    """Returns W = L**-1 for the Cholesky factors L; W.T W is the inverse."""
+    They are not numbers on failure.
+    """
     cholesky = jnp.linalg.cholesky(matrices)
     identity = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
     return solve_triangular(
@@ -112,19 +97,6 @@ def _from_roots(roots: jax.Array) -> jax.Array:
     )
 
 
-def _inverses_at_once(matrices: jax.Array) -> jax.Array:
-    """Inverts the matrices together."""
-    return _from_roots(_roots_at_once(matrices))
-
-
-def _in_turn(
-    function: Callable[[jax.Array], jax.Array], matrices: jax.Array
-) -> jax.Array:
-    """Applies a function to one matrix after the other.
-
-    jaxlib's factorisations of several matrices wait, inside a thread of a pool, for
-    other threads of the same pool. With as many of them at once as there are threads
-    all wait for ever: seen with two cores, jaxlib 0.7.0 and 0.10.2.
-    """
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    return jax.lax.map(function, flat).reshape(matrices.shape)
+def _inverses(matrices: jax.Array) -> jax.Array:
+    """Inverts positive definite matrices `[..., d, d]`; not numbers on failure."""
+    return _from_roots(_roots(matrices))

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from ..spectral import ITERATIONS, POLYNOMIAL, UPDATE_RMS
-from .products import product
+from .products import in_turn_on_cpus, product
 
 
 def polar_factors(matrices: jax.Array) -> jax.Array:
     """Returns about P Q.T for matrices P S Q.T, `[n, rows, columns]`; 0 for 0."""
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.swapaxes(-1, -2) if is_tall else matrices
-    x = jax.lax.platform_dependent(x, cpu=_polar_in_turn, default=_wide_polar_factors)
+    x = in_turn_on_cpus(_wide_polar_factors, x)
     return x.swapaxes(-1, -2) if is_tall else x
 
 
@@ -33,11 +33,6 @@ def _wide_polar_factors(x: jax.Array) -> jax.Array:
         return a * x + (b * gram + c * gram @ gram) @ x
 
     return jax.lax.fori_loop(0, ITERATIONS, iterate, x)
-
-
-def _polar_in_turn(x: jax.Array) -> jax.Array:
-    # Batched products are slow on CPUs.
-    return jax.lax.map(_wide_polar_factors, x)
 
 
 def directions(

@@ -20,7 +20,14 @@ from .kfac_layer import KFACLayer
 from .layers import assign_parameters
 from .sharding import sharded_inverses, sum_over_processes
 from .spectral import SpectralStack
-from .stacks import Stack, gains_from_stacks, make_stacks, preconditioned
+from .stacks import (
+    LayerStack,
+    S,
+    Stack,
+    gains_from_stacks,
+    make_stacks,
+    preconditioned,
+)
 from .weight_sharing import BatchStructure
 
 
@@ -45,9 +52,9 @@ class KFACPreconditioner:
         )
         # Layer name to the factors A (inputs) and B (output gradients).
         self._factors: dict[str, tuple[KroneckerFactor, KroneckerFactor]] = {}
-        # Names of layers to the stacks of these, while the inverses stay as they are.
-        self._stacks: dict[tuple[str, ...], list[Stack]] = {}
-        self._spectral_stacks: dict[tuple[str, ...], list[SpectralStack]] = {}
+        # Kind of stacks and names of layers to the stacks of these, while the inverses
+        # stay as they are.
+        self._stacks: dict[tuple[type[LayerStack], tuple[str, ...]], list[Any]] = {}
         self._unreached: set[str] = set()
         self.counters = {
             'factor_updates': 0,
@@ -185,7 +192,7 @@ class KFACPreconditioner:
                 title,
                 'none yet' if factor.inverse is None else 'kept',
             )
-        self._stacks, self._spectral_stacks = {}, {}
+        self._stacks = {}
         self.counters['inverse_updates'] += 1
 
     @torch.no_grad()
@@ -235,7 +242,7 @@ class KFACPreconditioner:
             if layer.name in self._factors and gains_from_stacks(layer)
         ]
         outcomes: dict[str, list[Tensor]] = {}
-        for stack in self._stacks_of(together):
+        for stack in self._stacks_of(Stack, together):
             found = stack.precondition([given[layer.name] for layer in stack.layers])
             for layer, outcome in zip(stack.layers, found, strict=True):
                 outcomes[layer.name] = outcome
@@ -246,14 +253,17 @@ class KFACPreconditioner:
             for layer, parts in gradients
         ]
 
-    def _stacks_of(self, layers: Sequence[KFACLayer]) -> list[Stack]:
-        names = tuple(layer.name for layer in layers)
-        if names not in self._stacks:
+    def _stacks_of(self, kind: type[S], layers: Sequence[KFACLayer]) -> list[S]:
+        key = kind, tuple(layer.name for layer in layers)
+        if key not in self._stacks:
             # Those of one set of layers at a time: it hardly ever changes, and each
             # has joined inverses of its own.
-            factors = [self._factors[name] for name in names]
-            self._stacks = {names: make_stacks(Stack, 'inverse', layers, factors)}
-        return self._stacks[names]
+            factors = [
+                self._factors.get(layer.name, (KroneckerFactor(), KroneckerFactor()))
+                for layer in layers
+            ]
+            self._stacks = {key: make_stacks(kind, layers, factors)}
+        return self._stacks[key]
 
     @torch.no_grad()
     def spectral_directions(
@@ -285,7 +295,7 @@ class KFACPreconditioner:
             ]
 
         directions: dict[str, Tensor] = {}
-        for stack in self._spectral_stacks_of(layers):
+        for stack in self._stacks_of(SpectralStack, layers):
             found = stack.directions(
                 [parts_of(layer, momenta) for layer in stack.layers],
                 [parts_of(layer, gradients) for layer in stack.layers],
@@ -293,18 +303,6 @@ class KFACPreconditioner:
             for layer, parts in zip(stack.layers, found, strict=True):
                 directions.update(zip(layer.parameter_names, parts, strict=True))
         return {name: directions[name] for name in directions if name in momenta}
-
-    def _spectral_stacks_of(self, layers: Sequence[KFACLayer]) -> list[SpectralStack]:
-        names = tuple(layer.name for layer in layers)
-        if names not in self._spectral_stacks:
-            factors = [
-                self._factors.get(layer.name, (KroneckerFactor(), KroneckerFactor()))
-                for layer in layers
-            ]
-            self._spectral_stacks = {
-                names: make_stacks(SpectralStack, 'inverse_root', layers, factors)
-            }
-        return self._spectral_stacks[names]
 
     def curvature_scale(self, layer: KFACLayer) -> Tensor | None:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
@@ -361,7 +359,7 @@ class KFACPreconditioner:
                         'the model.'
                     )
             restored[name] = (factor_a, factor_b)
-        self._factors, self._stacks, self._spectral_stacks = restored, {}, {}
+        self._factors, self._stacks = restored, {}
         self._unreached = set(state_dict['unreached'])
         self.counters = dict(state_dict['counters'])
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from ..spectral import ITERATIONS, POLYNOMIAL, UPDATE_RMS
-from .kfac_layer import KFACLayer
-from .stacks import Factors, joined
+from .stacks import LayerStack, preconditioned
 from .weight_sharing import sums_dtype
 
 
@@ -29,24 +28,10 @@ def polar_factors(matrices: Tensor) -> Tensor:
     return x.mT if is_tall else x
 
 
-class SpectralStack:
-    """Layers of equal shapes, and the roots of their inverses one behind the other.
+class SpectralStack(LayerStack):
+    """Layers of equal shapes, and the roots of their inverses one behind the other."""
 
-    Attributes:
-      layers: The layers.
-    """
-
-    def __init__(self, layers: Sequence[KFACLayer], factors: Sequence[Factors]) -> None:
-        """Joins the roots; those of the factors become parts of the joined ones.
-
-        Args:
-          layers: The layers.
-          factors: Factors A and B of each.
-        """
-        self.layers = list(layers)
-        self._root_a, self._root_b = (
-            joined(side, 'inverse_root') for side in zip(*factors, strict=True)
-        )
+    joins = 'inverse_root'
 
     def directions(
         self,
@@ -59,30 +44,23 @@ class SpectralStack:
           momenta: For each layer those of its weight and, if it has one, its bias.
           gradients: The gradients of this step; where they are zero the direction is.
         """
-        shapes = self.layers[0]
-        parts = [torch.stack(part) for part in zip(*momenta, strict=True)]
-        matrices = shapes.to_matrix(parts).flatten(0, 1)
+        matrices = self._matrices(momenta)
         dtype = matrices.dtype
         # Roots are at least in single precision, whatever the parameters are in.
         matrices = matrices.to(sums_dtype(dtype))
-        if self._root_b is not None:
-            matrices = torch.bmm(self._root_b, matrices)
-        if self._root_a is not None:
-            matrices = torch.bmm(matrices, self._root_a.mT)
-        matrices = polar_factors(matrices)
-        if self._root_b is not None:
-            matrices = torch.bmm(self._root_b.mT, matrices)
-        if self._root_a is not None:
-            matrices = torch.bmm(matrices, self._root_a)
-        outcome = matrices.unflatten(0, (len(self.layers), shapes.groups))
-        size = outcome.square().mean((1, 2, 3)).sqrt()
+        root_a, root_b = self._joined_a, self._joined_b
+        matrices = polar_factors(preconditioned(matrices, _transposed(root_a), root_b))
+        matrices = preconditioned(matrices, root_a, _transposed(root_b))
+        of_layers = matrices.unflatten(0, (len(self.layers), -1))
+        size = of_layers.square().mean((1, 2, 3)).sqrt()
         moves = (size > 0) & _not_zero(gradients)
         scale = torch.where(moves, UPDATE_RMS / size, 0.0)
-        outcome = (outcome * scale[:, None, None, None]).to(dtype)
-        for layer_parts in zip(
-            *(part.unbind() for part in shapes.from_matrix(outcome)), strict=True
-        ):
-            yield list(layer_parts)
+        outcome = (of_layers * scale[:, None, None, None]).to(dtype)
+        yield from self._split(outcome.flatten(0, 1))
+
+
+def _transposed(matrices: Tensor | None) -> Tensor | None:
+    return None if matrices is None else matrices.mT
 
 
 def _not_zero(gradients: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -5,8 +5,8 @@ ask for them. There layers of equal shapes share one product. A CPU would only c
 more, but for the many products of the spectral rule.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,27 +16,56 @@ from .kfac_layer import KFACLayer
 from .weight_sharing import sums_dtype
 
 Factors = tuple[KroneckerFactor, KroneckerFactor]
-S = TypeVar('S')
 
 
-class Stack:
-    """Layers of equal shapes, and their inverses one behind the other.
+class LayerStack:
+    """Layers of equal shapes, and something of their factors one behind the other.
 
     Attributes:
+      joins: What of the factors is joined, by the name of their attribute.
       layers: The layers.
     """
 
+    joins: ClassVar[str]
+
     def __init__(self, layers: Sequence[KFACLayer], factors: Sequence[Factors]) -> None:
-        """Joins the inverses; those of the factors become parts of the joined ones.
+        """Joins; what the factors have becomes parts of the joined.
 
         Args:
           layers: The layers.
           factors: Factors A and B of each.
         """
         self.layers = list(layers)
-        self._inverse_a, self._inverse_b = (
-            joined(side, 'inverse') for side in zip(*factors, strict=True)
+        self._joined_a, self._joined_b = (
+            _joined(side, self.joins) for side in zip(*factors, strict=True)
         )
+
+    def _matrices(self, parts: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Returns matrices `[layers * groups, d_out, d_in]`.
+
+        Args:
+          parts: For each layer that of its weight and, if it has one, its bias.
+        """
+        stacked = [torch.stack(part) for part in zip(*parts, strict=True)]
+        return self.layers[0].to_matrix(stacked).flatten(0, 1)
+
+    def _split(self, matrices: Tensor) -> Iterator[list[Tensor]]:
+        """Undoes `_matrices`, yielding the parts of each layer."""
+        shapes = self.layers[0]
+        matrices = matrices.unflatten(0, (len(self.layers), shapes.groups))
+        for layer_parts in zip(
+            *(part.unbind() for part in shapes.from_matrix(matrices)), strict=True
+        ):
+            yield list(layer_parts)
+
+
+S = TypeVar('S', bound=LayerStack)
+
+
+class Stack(LayerStack):
+    """Layers of equal shapes, and their inverses one behind the other."""
+
+    joins = 'inverse'
 
     def precondition(
         self, gradients: Sequence[Sequence[Tensor]]
@@ -46,15 +75,8 @@ class Stack:
         Args:
           gradients: For each layer those of its weight and, if it has one, its bias.
         """
-        shapes = self.layers[0]
-        parts = [torch.stack(part) for part in zip(*gradients, strict=True)]
-        matrices = shapes.to_matrix(parts).flatten(0, 1)
-        outcome = preconditioned(matrices, self._inverse_a, self._inverse_b)
-        outcome = outcome.unflatten(0, (len(self.layers), shapes.groups))
-        for layer_parts in zip(
-            *(part.unbind() for part in shapes.from_matrix(outcome)), strict=True
-        ):
-            yield list(layer_parts)
+        matrices = self._matrices(gradients)
+        yield from self._split(preconditioned(matrices, self._joined_a, self._joined_b))
 
 
 def preconditioned(
@@ -85,16 +107,12 @@ def gains_from_stacks(layer: KFACLayer) -> bool:
 
 
 def make_stacks(
-    make: Callable[[Sequence[KFACLayer], Sequence[Factors]], S],
-    attribute: str,
-    layers: Sequence[KFACLayer],
-    factors: Sequence[Factors],
+    kind: type[S], layers: Sequence[KFACLayer], factors: Sequence[Factors]
 ) -> list[S]:
     """Spreads layers over stacks.
 
     Args:
-      make: Makes a stack from layers of equal shapes and their factors A and B.
-      attribute: What of the factors the stack joins; all in it have that, or none.
+      kind: Kind of the stacks; all factors in one have what it joins, or none.
       layers: The layers.
       factors: Factors A and B of each.
     """
@@ -107,16 +125,16 @@ def make_stacks(
             layer.weight.device,
             layer.groups,
             layer.bias is None,
-            *(getattr(factor, attribute) is None for factor in sides),
+            *(getattr(factor, kind.joins) is None for factor in sides),
         )
         members.setdefault(key, []).append(index)
     return [
-        make([layers[i] for i in indices], [factors[i] for i in indices])
+        kind([layers[i] for i in indices], [factors[i] for i in indices])
         for indices in members.values()
     ]
 
 
-def joined(factors: Sequence[KroneckerFactor], attribute: str) -> Tensor | None:
+def _joined(factors: Sequence[KroneckerFactor], attribute: str) -> Tensor | None:
     """Joins what factors have as one attribute, `[groups, d, d]`; None if one has none.
 
     What the factors have becomes a part of the joined, lest it be there twice.

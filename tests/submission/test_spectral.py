@@ -158,6 +158,15 @@ def test_directions_against_the_definition(preconditioner, monkeypatch):
         torch.testing.assert_close(matrix_of(layer, found), expected)
 
 
+def test_layers_together_come_out_as_each_by_itself(preconditioner):
+    momenta = make_momenta(preconditioner)
+    found = directions_of(preconditioner, momenta)
+    for layer in preconditioner.layers:
+        alone = preconditioner.spectral_directions([layer], momenta, momenta)
+        for name in layer.parameter_names:
+            torch.testing.assert_close(found[name], alone[name])
+
+
 def test_no_direction_of_the_same_norm_goes_down_faster(preconditioner, monkeypatch):
     monkeypatch.setattr(spectral, 'polar_factors', polar)
     momenta, layer = make_momenta(preconditioner), preconditioner.layers[0]
