@@ -36,19 +36,19 @@ Train = Callable[[Sequence[Mapping[str, Any]], Sequence[int]], list[Record]]
 
 
 def runs_of_best_point(
-    points: Sequence[Mapping[str, Any]], seeds: Sequence[int], train: Train
+    search: Sequence[Record], seeds: Sequence[int], train: Train
 ) -> list[Record]:
-    """Trains all points with the first seed, and the best of them with all.
+    """Trains the best point of a search with all seeds.
 
     Args:
-      points: Points of a NAdamW search space.
-      seeds: Seeds; the first is that of the search.
+      search: Runs of all points of a NAdamW search space with the first seed.
+      seeds: Seeds.
       train: Trains points with seeds, once if it is asked again.
 
     Returns:
       A run of the best point, by final validation metric, for each seed.
     """
-    best = max(train(points, seeds[:1]), key=lambda run: run.validation[-1])
+    best = max(search, key=lambda run: run.validation[-1])
     return train([best.trial.hyperparameters], seeds)
 
 
@@ -84,12 +84,10 @@ def set_targets(
     Returns:
       Targets and reference, as kept in `references.json`.
     """
-    best_runs = runs_of_best_point(points, seeds, train)
+    search = train(points, seeds[:1])
+    best_runs = runs_of_best_point(search, seeds, train)
     validation_target, test_target = targets_from(best_runs)
-    fastest = sorted(
-        train(points, seeds[:1]),
-        key=lambda run: median_steps([run], validation_target),
-    )
+    fastest = sorted(search, key=lambda run: median_steps([run], validation_target))
     groups = [train([run.trial.hyperparameters], seeds) for run in fastest[:finalists]]
     reference = min(groups, key=lambda runs: median_steps(runs, validation_target))
     return {

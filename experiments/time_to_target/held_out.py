@@ -87,19 +87,20 @@ def _ratio(value: float | None, reference: float | None) -> float | None:
 
 def fastest(of_all: Quantities) -> ByWorkload:
     """Returns the least of a quantity over methods, by workload."""
-    first, *others = of_all.values()
-    least = dict(first)
-    for of_method in others:
-        for workload, value in of_method.items():
-            known = [x for x in (least[workload], value) if x is not None]
-            least[workload] = min(known, default=None)
-    return least
+    workloads = next(iter(of_all.values()))
+    return {
+        workload: min(
+            (x for row in of_all.values() if (x := row[workload]) is not None),
+            default=None,
+        )
+        for workload in workloads
+    }
 
 
 def geometric_mean(values: Sequence[float | None]) -> float | None:
     """Returns the geometric mean; None if a value is missing."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
+    known = scores.measured(values)
+    if not known:
         return None
     return math.exp(statistics.fmean(map(math.log, known)))
 
@@ -110,8 +111,8 @@ def score(multiples: Sequence[float | None]) -> float | None:
     Args:
       multiples: For each workload the time in units of the fastest method's.
     """
-    known = [value for value in multiples if value is not None]
-    if not known or len(known) < len(multiples):
+    known = scores.measured(multiples)
+    if not known:
         return None
     # The profile steps up at each multiple, so that its integral is a sum.
     return statistics.fmean(

@@ -74,7 +74,8 @@ def main() -> None:
             processes=given.processes,
         )
 
-    runs = runs_of_best_point(method.points, parse_seeds(given.seeds), train)
+    seeds = parse_seeds(given.seeds)
+    runs = runs_of_best_point(train(method.points, seeds[:1]), seeds, train)
     validation, test = targets_from(runs)
     print(f'{name}: validation target {validation:g}, test target {test:g}, set by')
     print(dict(runs[0].trial.hyperparameters))

@@ -89,7 +89,7 @@ def studies_of(
     return studies
 
 
-def _measured(values: Sequence[float | None]) -> list[float] | None:
+def measured(values: Sequence[float | None]) -> list[float] | None:
     """Returns the values; None if one of them was not measured."""
     known = [value for value in values if value is not None]
     return known if len(known) == len(values) else None
@@ -97,7 +97,7 @@ def _measured(values: Sequence[float | None]) -> list[float] | None:
 
 def median(values: Sequence[float | None]) -> float | None:
     """Returns the median, of at least one value; None if one was not measured."""
-    known = _measured(values)
+    known = measured(values)
     return None if known is None else statistics.median(known)
 
 
@@ -112,7 +112,7 @@ def median_and_range(
     Returns:
       None if a value was not measured.
     """
-    known = _measured(values)
+    known = measured(values)
     if known is None:
         return None
     found = {

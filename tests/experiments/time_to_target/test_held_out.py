@@ -34,8 +34,13 @@ def results_of(costs, **reaches_at):
     return Recorded(0.5, 'metric', studies, StepTimes({}, {}))
 
 
-def cells(line):
-    return [cell.strip() for cell in line.strip('|').split('|')]
+def rows_of(table):
+    """The cells of each row, the titles of the columns first."""
+    titles, _, *lines = table.splitlines()
+    return [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in (titles, *lines)
+    ]
 
 
 def test_tables_of_medians_ratios_and_means():
@@ -48,7 +53,7 @@ def test_tables_of_medians_ratios_and_means():
     }
     steps, seconds = held_out.format_tables(results, LABELS).split('\n\n')
     # The fastest first; whoever misses a target is last.
-    assert [cells(line) for line in steps.splitlines() if '---' not in line] == [
+    assert rows_of(steps) == [
         ['Steps', 'K-FAC-reduce', 'NAdamW', 'SOAP'],
         ['one', '10 (0.50)', '20 (1.00)', '20 (1.00)'],
         ['other', '10 (0.50)', '20 (1.00)', 'never'],
@@ -56,7 +61,7 @@ def test_tables_of_medians_ratios_and_means():
         # Twice the fastest's time is 2 of the 3 from 1 to 4.
         ["AlgoPerf's score", '1.00', '0.67', '0.33'],
     ]
-    assert [cells(line) for line in seconds.splitlines() if '---' not in line] == [
+    assert rows_of(seconds) == [
         ['Seconds / NAdamW', 'K-FAC-reduce', 'NAdamW', 'SOAP'],
         ['one', '0.75', '1.00', '2.00'],
         ['other', '0.75', '1.00', 'never'],
@@ -71,14 +76,14 @@ def test_what_was_not_tried_or_timed_is_not_made_up():
         'other': results_of({}, nadamw=[30], soap=[10]),
     }
     steps, seconds = held_out.format_tables(results, LABELS).split('\n\n')
-    assert [cells(line) for line in steps.splitlines() if '---' not in line] == [
+    assert rows_of(steps) == [
         ['Steps', 'NAdamW', 'SOAP', 'K-FAC-reduce'],
         ['one', '20 (1.00)', '-', '10 (0.50)'],
         ['other', '30 (1.00)', '10 (0.33)', '-'],
         ['geometric mean / NAdamW', '1.00', '-', '-'],
         ["AlgoPerf's score", '0.50', '-', '-'],
     ]
-    assert [cells(line) for line in seconds.splitlines() if '---' not in line] == [
+    assert rows_of(seconds) == [
         ['Seconds / NAdamW', 'NAdamW'],
         ['one', '1.00'],
         ['other', '-'],
@@ -90,8 +95,8 @@ def test_what_was_not_tried_or_timed_is_not_made_up():
 def test_nothing_is_compared_with_a_reference_that_never_got_there():
     results = {'one': results_of({}, nadamw=[None], kfac_reduce=[10])}
     (table,) = held_out.format_tables(results, LABELS).split('\n\n')
-    columns = zip(*map(cells, table.splitlines()), strict=True)
-    assert sorted([column[0], *column[2:]] for column in columns) == [
+    columns = map(list, zip(*rows_of(table), strict=True))
+    assert sorted(columns) == [
         ['K-FAC-reduce', '10', '-', '1.00'],
         ['NAdamW', 'never', '-', '0.00'],
         ['Steps', 'one', 'geometric mean / NAdamW', "AlgoPerf's score"],
@@ -141,7 +146,7 @@ def test_reads_held_out_workloads_that_have_records(start, tmp_path, capsys):
     start()
     table = (tmp_path / 'held_out_pytorch.md').read_text()
     assert table in capsys.readouterr().out
-    rows = [cells(line) for line in table.splitlines() if '---' not in line]
+    rows = rows_of(table)
     assert rows[0] == ['Steps', 'NAdamW']
     assert rows[1] == [workload, '50 (1.00)']
 

@@ -104,7 +104,9 @@ def test_workload_declares_the_targets_that_were_measured(workload):
             for seed in seeds
         ]
 
-    runs = held_out_targets.runs_of_best_point(POINTS, range(3), recorded)
+    runs = held_out_targets.runs_of_best_point(
+        recorded(POINTS, [0]), range(3), recorded
+    )
     declared = registry.load_workload(workload, 'pytorch')
     assert targets_from(runs) == (
         declared.validation_target_value,
