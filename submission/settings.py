@@ -228,6 +228,11 @@ class Settings:
         return step <= 1 or step % self.inverse_interval == 0
 
     @property
+    def keeps_inverse_roots(self) -> bool:
+        """Whether roots of the inverses are used, and kept, in place of these."""
+        return self.first_order_rule == 'spectral'
+
+    @property
     def position_stride(self) -> int:
         """One in this many positions is taken into the factors."""
         return self.statistics_stride if self.approximation == 'expand' else 1

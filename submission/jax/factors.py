@@ -1,15 +1,20 @@
 """The Kronecker factors over time: their moving averages and their inverses."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Self
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .inverses import damped_inverses, mean_eigenvalues, vanishing_eigenvalue
+from .inverses import (
+    damped_inverses,
+    inverses_from_roots,
+    mean_eigenvalues,
+    vanishing_eigenvalue,
+)
 from .stacks import FactorStacks, Shape
 
 
@@ -23,55 +28,53 @@ class KroneckerFactors:
 
     Attributes:
       stacks: Which factors each array holds; the vectors are in its order.
+      keeps_roots: Whether `inverse` holds roots.
       moving_average: Exponential moving averages of the factors, `[n, groups, d, d]`
         for each stack, not bias-corrected; zero before the first statistic.
       averaged_weight: Sums of the weights in the averages, 1 - decay**updates,
         `[factors]`.
       inverse: Damped inverses in units of the factors' mean eigenvalues, shaped like
-        the averages; the identity, which preconditions nothing, until there is one.
+        the averages, or lower triangular R with R.T R these; the identity, which
+        preconditions nothing, until there is one.
       inverted_scale: Mean eigenvalues of the factors that the inverses were computed
         from, `[factors]`; zero until there is one.
-      inverse_root: Lower triangular R with R.T R the inverses, shaped like these; empty
-        where the first-order rule does not use them.
     """
 
     stacks: FactorStacks = flax.struct.field(pytree_node=False)
+    keeps_roots: bool = flax.struct.field(pytree_node=False)
     moving_average: tuple[jax.Array, ...]
     averaged_weight: jax.Array
     inverse: tuple[jax.Array, ...]
     inverted_scale: jax.Array
-    inverse_root: tuple[jax.Array, ...] = ()
 
     @classmethod
     def empty(
-        cls, shapes: Mapping[str, Shape], dtype: jnp.dtype, with_roots: bool = False
+        cls, shapes: Mapping[str, Shape], dtype: jnp.dtype, keeps_roots: bool = False
     ) -> Self:
         """Returns factors of the given shapes before their first statistics."""
         stacks = FactorStacks.of(shapes)
         stacked = stacks.stacked_shapes()
-
-        def identities() -> tuple[jax.Array, ...]:
-            return tuple(
-                jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
-                for shape in stacked
-            )
-
         return cls(
             stacks,
+            keeps_roots,
             tuple(jnp.zeros(shape, dtype) for shape in stacked),
             jnp.zeros(len(shapes), dtype),
-            identities(),
+            tuple(
+                jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
+                for shape in stacked
+            ),
             jnp.zeros(len(shapes), dtype),
-            identities() if with_roots else (),
         )
 
     def inverse_of(self, name: str) -> jax.Array:
         """Returns the inverse of a factor, `[groups, d, d]`."""
-        return self.stacks.pick(self.inverse, name)
+        kept = self.stacks.pick(self.inverse, name)
+        return inverses_from_roots(kept) if self.keeps_roots else kept
 
     def inverse_root_of(self, name: str) -> jax.Array:
-        """Returns the root of a factor's inverse, `[groups, d, d]`."""
-        return self.stacks.pick(self.inverse_root, name)
+        """Returns the root of a factor's inverse, where roots are kept."""
+        assert self.keeps_roots
+        return self.stacks.pick(self.inverse, name)
 
     def update(
         self, statistics: Mapping[str, jax.Array], decay: float
@@ -142,26 +145,22 @@ class KroneckerFactors:
         """
         if not self.moving_average:
             return self, jnp.zeros((), jnp.int32)
-        inverses, roots, renewals, all_means, all_succeeded = [], [], [], [], []
+        inverses, all_means, all_succeeded = [], [], []
         has_statistics = self.averaged_weight > 0
-        for average, sizes, known in zip(
+        for average, sizes, known, last in zip(
             self.moving_average,
             self.stacks.sizes,
             self.stacks.split(has_statistics),
+            self.inverse,
             strict=True,
         ):
-            inverse, means, succeeded, root = damped_inverses(
-                average, sizes, damping, on_all_devices, bool(self.inverse_root)
+            inverse, means, succeeded = damped_inverses(
+                average, sizes, damping, on_all_devices, self.keeps_roots
             )
-            inverses.append(inverse)
-            roots.append(root)
-            renewals.append((succeeded & known)[:, None, None, None])
+            is_new = (succeeded & known)[:, None, None, None]
+            inverses.append(jnp.where(is_new, inverse, last))
             all_means.append(means)
             all_succeeded.append(succeeded)
-
-        def renewed(new: Sequence[Any], old: Sequence[Any]) -> tuple[jax.Array, ...]:
-            return tuple(map(jnp.where, renewals, new, old))
-
         succeeded = jnp.concatenate(all_succeeded)
         # In units of the mean eigenvalue the inverse of an average is that of the
         # bias-corrected one; the mean eigenvalue itself is not.
@@ -174,10 +173,8 @@ class KroneckerFactors:
         return (
             dataclasses.replace(
                 self,
-                inverse=renewed(inverses, self.inverse),
+                inverse=tuple(inverses),
                 inverted_scale=scale,
-                # As many as there are: none where they are not used.
-                inverse_root=renewed(roots, self.inverse_root),
             ),
             (has_statistics & ~succeeded).sum(dtype=jnp.int32),
         )

@@ -44,8 +44,8 @@ def damped_inverses(
     sizes: np.ndarray,
     damping: float,
     on_all_devices: bool = False,
-    with_roots: bool = False,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    as_roots: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Inverts factors in units of their mean eigenvalues, by Cholesky.
 
     Args:
@@ -55,13 +55,13 @@ def damped_inverses(
       damping: Damping of the whole block in units of its mean eigenvalue.
       on_all_devices: Whether each device inverts a share of the factors, which then
         have to be the same on all of them.
-      with_roots: Whether roots of the inverses are asked for.
+      as_roots: Whether the inverses are given by their roots.
 
     Returns:
       The inverses of `factor / m + sqrt(damping) I`, in a stack of the same shape, m
-      the mean eigenvalue; the m, `[n]`; which of them succeeded, `[n]`; and lower
-      triangular R with R.T R the inverses, of the same shape, or None. Those that did
-      not succeed hold no numbers to be used, nor does any padding.
+      the mean eigenvalue, or lower triangular R with R.T R the inverses; the m, `[n]`;
+      and which of them succeeded, `[n]`. Those that did not hold no numbers to be used,
+      nor does any padding.
     """
     means = mean_eigenvalues(stack, sizes)
     # Ones on the diagonal of the padding, which thus stays apart.
@@ -69,12 +69,11 @@ def damped_inverses(
     shift = damping**0.5 + (np.arange(size) >= sizes[:, None])
     shifts = np.eye(size) * shift[:, None, None, :]
     damped = stack / means[:, None, None, None] + shifts.astype(stack.dtype)
-    function = functools.partial(in_turn_on_cpus, _roots if with_roots else _inverses)
+    function = functools.partial(in_turn_on_cpus, _roots if as_roots else _inverses)
     found = in_shares(function, damped) if on_all_devices else function(damped)
-    inverses, roots = (_from_roots(found), found) if with_roots else (found, None)
     # A negative mean eigenvalue would turn a negative definite factor into a good one.
-    succeeded = jnp.isfinite(inverses).all((1, 2, 3)) & (means > 0)
-    return inverses, means, succeeded, roots
+    succeeded = jnp.isfinite(found).all((1, 2, 3)) & (means > 0)
+    return found, means, succeeded
 
 
 def _roots(matrices: jax.Array) -> jax.Array:
@@ -89,7 +88,8 @@ def _roots(matrices: jax.Array) -> jax.Array:
     )
 
 
-def _from_roots(roots: jax.Array) -> jax.Array:
+def inverses_from_roots(roots: jax.Array) -> jax.Array:
+    """Returns R.T R for roots R, `[..., d, d]`."""
     # By default a GPU would round to 10 bits here, as much as the damping allows for
     # factors but not for their inverses.
     return jnp.matmul(
@@ -99,4 +99,4 @@ def _from_roots(roots: jax.Array) -> jax.Array:
 
 def _inverses(matrices: jax.Array) -> jax.Array:
     """Inverts positive definite matrices `[..., d, d]`; not numbers on failure."""
-    return _from_roots(_roots(matrices))
+    return inverses_from_roots(_roots(matrices))

@@ -99,9 +99,7 @@ class KFACPreconditioner:
             for side, d in (('a', layer.input_dim), ('b', layer.output_dim)):
                 shapes[f'{layer.name}/{side}'] = (layer.groups, d, d)
         return KFACState(
-            KroneckerFactors.empty(
-                shapes, dtype, self._settings.first_order_rule == 'spectral'
-            ),
+            KroneckerFactors.empty(shapes, dtype, self._settings.keeps_inverse_roots),
             {name: jnp.zeros((), jnp.int32) for name in COUNTERS},
         )
 

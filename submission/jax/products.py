@@ -15,9 +15,9 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def in_turn_on_cpus(
-    function: Callable[[jax.Array], jax.Array], matrices: jax.Array
+    function: Callable[..., jax.Array], *matrices: jax.Array
 ) -> jax.Array:
-    """Applies a function to matrices, on a CPU to one after the other.
+    """Applies a function to stacks of matrices, on a CPU to one after the other.
 
     There batched products are slow, and jaxlib's factorisations of several matrices
     wait, inside a thread of a pool, for other threads of the same pool. With as many of
@@ -25,16 +25,16 @@ def in_turn_on_cpus(
     0.7.0 and 0.10.2.
 
     Args:
-      function: Maps matrices `[..., rows, columns]` to as many of the same shape.
-      matrices: The matrices.
+      function: Maps matrices `[..., rows, columns]`, one of each stack, to another.
+      *matrices: Stacks of matrices, all with the same dimensions before the last two.
     """
     return jax.lax.platform_dependent(
-        matrices, cpu=functools.partial(_in_turn, function), default=function
+        *matrices, cpu=functools.partial(_in_turn, function), default=function
     )
 
 
-def _in_turn(
-    function: Callable[[jax.Array], jax.Array], matrices: jax.Array
-) -> jax.Array:
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    return jax.lax.map(function, flat).reshape(matrices.shape)
+def _in_turn(function: Callable[..., jax.Array], *matrices: jax.Array) -> jax.Array:
+    leading = matrices[0].shape[:-2]
+    flat = [stack.reshape(-1, *stack.shape[-2:]) for stack in matrices]
+    found = jax.lax.map(lambda one: function(*one), flat)
+    return found.reshape(*leading, *found.shape[-2:])

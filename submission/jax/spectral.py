@@ -6,18 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from ..spectral import ITERATIONS, POLYNOMIAL, UPDATE_RMS
-from .products import in_turn_on_cpus, product
+from .products import in_turn_on_cpus
 
 
 def polar_factors(matrices: jax.Array) -> jax.Array:
-    """Returns about P Q.T for matrices P S Q.T, `[n, rows, columns]`; 0 for 0."""
+    """Returns about P Q.T for matrices P S Q.T, `[..., rows, columns]`; 0 for 0."""
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.swapaxes(-1, -2) if is_tall else matrices
-    x = in_turn_on_cpus(_wide_polar_factors, x)
-    return x.swapaxes(-1, -2) if is_tall else x
-
-
-def _wide_polar_factors(x: jax.Array) -> jax.Array:
     # First by the largest entry, since squares of small ones underflow. Those that are
     # hardly numbers any more would not survive that.
     largest = jnp.max(jnp.abs(x), (-2, -1), keepdims=True)
@@ -32,7 +27,8 @@ def _wide_polar_factors(x: jax.Array) -> jax.Array:
         gram = x @ x.swapaxes(-1, -2)
         return a * x + (b * gram + c * gram @ gram) @ x
 
-    return jax.lax.fori_loop(0, ITERATIONS, iterate, x)
+    x = jax.lax.fori_loop(0, ITERATIONS, iterate, x)
+    return x.swapaxes(-1, -2) if is_tall else x
 
 
 def directions(
@@ -49,23 +45,25 @@ def directions(
       roots_a: Layer name to R_a, `[groups, d_in, d_in]`.
       roots_b: Layer name to R_b, `[groups, d_out, d_out]`.
     """
-    whitened = {
-        name: product(product(roots_b[name], momentum), roots_a[name].swapaxes(-1, -2))
-        for name, momentum in momenta.items()
-    }
+    # A compiler takes its time for each operation and an accelerator for each launch.
     by_shape: dict[tuple[int, ...], list[str]] = {}
-    for name, matrix in whitened.items():
-        by_shape.setdefault(matrix.shape, []).append(name)
-    found = {}
+    for name, momentum in momenta.items():
+        by_shape.setdefault(momentum.shape, []).append(name)
+    found: dict[str, jax.Array] = {}
     for names in by_shape.values():
-        together = polar_factors(jnp.concatenate([whitened[name] for name in names]))
-        for name, polar in zip(names, jnp.split(together, len(names)), strict=True):
-            outcome = product(
-                product(roots_b[name].swapaxes(-1, -2), polar), roots_a[name]
-            )
-            size = jnp.sqrt(jnp.mean(outcome**2))
-            counts = (size > 0) & moves[name]
-            found[name] = outcome * jnp.where(
-                counts, UPDATE_RMS / jnp.where(counts, size, 1), 0
-            )
+        stacks = (
+            jnp.stack([of_layer[name] for name in names])
+            for of_layer in (momenta, roots_a, roots_b)
+        )
+        outcome = in_turn_on_cpus(_steepest, *stacks)
+        size = jnp.sqrt(jnp.mean(outcome**2, (1, 2, 3)))
+        counts = (size > 0) & jnp.stack([moves[name] for name in names])
+        scale = jnp.where(counts, UPDATE_RMS / jnp.where(counts, size, 1), 0)
+        found.update(zip(names, outcome * scale[:, None, None, None], strict=True))
     return found
+
+
+def _steepest(momentum: jax.Array, root_a: jax.Array, root_b: jax.Array) -> jax.Array:
+    """Returns R_b.T polar(R_b M R_a.T) R_a."""
+    whitened = root_b @ momentum @ root_a.swapaxes(-1, -2)
+    return root_b.swapaxes(-1, -2) @ polar_factors(whitened) @ root_a

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .inverses import inverse_from_root
+
 
 @dataclasses.dataclass
 class KroneckerFactor:
@@ -17,10 +19,10 @@ class KroneckerFactor:
         not bias-corrected; None before the first statistic.
       averaged_weight: Sum of the weights in the average, 1 - decay**updates.
       inverse: Damped inverse in units of the factor's mean eigenvalue,
-        `[groups, d, d]`; None until there is one.
-      inverted_scale: Mean eigenvalue of the factor that `inverse` was computed from.
-      inverse_root: Lower triangular R with R.T R the inverse, `[groups, d, d]`; None
-        where the first-order rule does not use it.
+        `[groups, d, d]`; None until there is one, and where its root is kept.
+      inverted_scale: Mean eigenvalue of the factor that was inverted.
+      inverse_root: Lower triangular R with R.T R the inverse, `[groups, d, d]`, kept in
+        its place where that is what the first-order rule uses.
     """
 
     moving_average: Tensor | None = None
@@ -34,6 +36,12 @@ class KroneckerFactor:
         """The moving average, where there is one."""
         assert self.moving_average is not None
         return self.moving_average
+
+    def current_inverse(self) -> Tensor | None:
+        """Returns the inverse, from its root where that is kept; None without one."""
+        if self.inverse_root is None:
+            return self.inverse
+        return inverse_from_root(self.inverse_root)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns tensors and plain values by attribute."""

@@ -28,18 +28,16 @@ class DampedInverse:
     """What became of one factor.
 
     Attributes:
-      inverse: The inverse of `factor / scale + sqrt(damping) I`, `[groups, d, d]`;
+      matrix: The inverse of `factor / scale + sqrt(damping) I`, `[groups, d, d]`, or,
+        where that was asked for, its root, a lower triangular R with R.T R the inverse;
         arbitrary if it did not succeed.
       scale: The factor's mean eigenvalue, a scalar.
       succeeded: Whether there is an inverse, a scalar of booleans, on the device.
-      root: Lower triangular R with R.T R the inverse, `[groups, d, d]`; None unless
-        asked for.
     """
 
-    inverse: Tensor
+    matrix: Tensor
     scale: Tensor
     succeeded: Tensor
-    root: Tensor | None = None
 
 
 def mean_eigenvalue(factor: Tensor) -> Tensor:
@@ -57,7 +55,7 @@ def vanishing_eigenvalue(dtype: torch.dtype) -> float:
 
 
 def damped_inverses(
-    factors: Sequence[Tensor], damping: float, with_roots: bool = False
+    factors: Sequence[Tensor], damping: float, as_roots: bool = False
 ) -> list[DampedInverse]:
     """Inverts factors in units of their mean eigenvalues, by Cholesky.
 
@@ -68,7 +66,7 @@ def damped_inverses(
       factors: Symmetric positive semi-definite, each of shape `[groups, d, d]`, its
         mean eigenvalue not vanishing.
       damping: Damping of the whole block in units of its mean eigenvalue.
-      with_roots: Whether the inverses come with roots.
+      as_roots: Whether the inverses are given by their roots.
 
     Returns:
       One inverse for each factor, in their order.
@@ -76,7 +74,7 @@ def damped_inverses(
     inverses: dict[int, DampedInverse] = {}
     for indices in _stacks(factors):
         stack = torch.stack([factors[index] for index in indices])
-        stacked = _invert(stack, damping, with_roots)
+        stacked = _invert(stack, damping, as_roots)
         inverses.update(zip(indices, stacked, strict=True))
     return [inverses[index] for index in range(len(factors))]
 
@@ -94,7 +92,7 @@ def _stacks(factors: Sequence[Tensor]) -> Iterator[list[int]]:
             yield indices[start : start + length]
 
 
-def _invert(factors: Tensor, damping: float, with_roots: bool) -> list[DampedInverse]:
+def _invert(factors: Tensor, damping: float, as_roots: bool) -> list[DampedInverse]:
     """Inverts a stack of factors, `[n, groups, d, d]`, which is overwritten."""
     scales = mean_eigenvalue(factors)
     damped = factors.div_(scales[:, None, None, None])
@@ -104,20 +102,16 @@ def _invert(factors: Tensor, damping: float, with_roots: bool) -> list[DampedInv
     # A zero on the diagonal, as a failed factorisation can leave behind, would stop
     # the inversion of the others.
     cholesky.diagonal(dim1=-2, dim2=-1).masked_fill_(failed[..., None], 1.0)
-    roots: Sequence[Tensor | None] = [None] * len(factors)
-    if with_roots:
-        root = inverse_root(cholesky)
-        roots, inverses = root.unbind(), inverse_from_root(root)
-    else:
-        inverses = _inverse_from_cholesky(cholesky)
-    # The inverse is W.T W, so no element is larger than the diagonal's largest.
-    finite = torch.isfinite(inverses.diagonal(dim1=-2, dim2=-1)).all(-1)
+    matrices = inverse_root(cholesky) if as_roots else _inverse_from_cholesky(cholesky)
+    # An inverse is W.T W, so that no element is larger than the diagonal's largest.
+    telling = matrices if as_roots else matrices.diagonal(dim1=-2, dim2=-1)
+    finite = torch.isfinite(telling).flatten(2).all(-1)
     # Divided by a negative mean, a negative factor would pass for a positive one.
     succeeded = (finite & ~failed).all(-1) & (scales > 0)
     return [
         DampedInverse(*parts)
         for parts in zip(
-            inverses.unbind(), scales.unbind(), succeeded.unbind(), roots, strict=True
+            matrices.unbind(), scales.unbind(), succeeded.unbind(), strict=True
         )
     ]
 

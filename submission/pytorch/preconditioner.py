@@ -174,7 +174,7 @@ class KFACPreconditioner:
         inverses = sharded_inverses(
             [factor for _, factor in pending],
             self._settings.damping,
-            with_roots=self._settings.first_order_rule == 'spectral',
+            as_roots=self._settings.keeps_inverse_roots,
         )
         # One transfer for all, since each waits for the device.
         flags = [inverse.succeeded for inverse in inverses]
@@ -183,14 +183,17 @@ class KFACPreconditioner:
             pending, inverses, succeeded, strict=True
         ):
             if is_good:
-                factor.inverse, factor.inverted_scale = new.inverse, new.scale
-                factor.inverse_root = new.root
+                factor.inverted_scale = new.scale
+                if self._settings.keeps_inverse_roots:
+                    factor.inverse_root = new.matrix
+                else:
+                    factor.inverse = new.matrix
                 continue
             self.counters['failed_inverses'] += 1
             logging.warning(
                 'K-FAC: %s could not be inverted; last good inverse: %s.',
                 title,
-                'none yet' if factor.inverse is None else 'kept',
+                'none yet' if factor.inverted_scale is None else 'kept',
             )
         self._stacks = {}
         self.counters['inverse_updates'] += 1
@@ -219,7 +222,9 @@ class KFACPreconditioner:
         factor_a, factor_b = self._factors[layer.name]
         matrix = layer.to_matrix(gradients)
         return layer.from_matrix(
-            preconditioned(matrix, factor_a.inverse, factor_b.inverse)
+            preconditioned(
+                matrix, factor_a.current_inverse(), factor_b.current_inverse()
+            )
         )
 
     @torch.no_grad()
@@ -239,7 +244,9 @@ class KFACPreconditioner:
         together = [
             layer
             for layer, _ in gradients
-            if layer.name in self._factors and gains_from_stacks(layer)
+            if layer.name in self._factors
+            and gains_from_stacks(layer)
+            and not self._settings.keeps_inverse_roots
         ]
         outcomes: dict[str, list[Tensor]] = {}
         for stack in self._stacks_of(Stack, together):

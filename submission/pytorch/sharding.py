@@ -13,7 +13,7 @@ from torch import Tensor
 from . import communication
 from .approximations import FactorSums
 from .factors import KroneckerFactor, bias_corrected
-from .inverses import DampedInverse, damped_inverses, inverse_from_root
+from .inverses import DampedInverse, damped_inverses
 from .kfac_layer import KFACLayer
 from .packing import pack_symmetric, packed_size, unpack_symmetric
 from .weight_sharing import sums_dtype
@@ -113,7 +113,7 @@ def _packed_sums(
 
 
 def sharded_inverses(
-    factors: Sequence[KroneckerFactor], damping: float, with_roots: bool = False
+    factors: Sequence[KroneckerFactor], damping: float, as_roots: bool = False
 ) -> list[DampedInverse]:
     """Inverts factors, each in one process, and hands the inverses to all.
 
@@ -122,7 +122,7 @@ def sharded_inverses(
     Args:
       factors: Factors with an average, the same in all processes.
       damping: As in `damped_inverses`.
-      with_roots: Whether the inverses come with roots.
+      as_roots: Whether the inverses are given by their roots.
 
     Returns:
       One inverse for each factor, in their order, the same in all processes.
@@ -136,7 +136,7 @@ def sharded_inverses(
         zip(
             own,
             damped_inverses(
-                bias_corrected([factors[i] for i in own]), damping, with_roots
+                bias_corrected([factors[i] for i in own]), damping, as_roots
             ),
             strict=True,
         )
@@ -154,23 +154,21 @@ def sharded_inverses(
             communication.broadcast(message, owner, _INVERSES)
             for index, part in zip(indices, message.split(sizes), strict=True):
                 groups, dim = shapes[index][:2]
-                inverses[index] = _unpacked_inverse(part, groups, dim, with_roots)
+                inverses[index] = _unpacked_inverse(part, groups, dim, as_roots)
     return [inverses[index] for index in range(len(factors))]
 
 
 def _packed_inverse(computed: DampedInverse) -> Tensor:
     head = torch.stack([computed.succeeded.to(computed.scale.dtype), computed.scale])
-    # Of a root, which is triangular, half is enough as well, and gives the inverse.
-    matrix = computed.inverse if computed.root is None else computed.root
-    return torch.cat([head, pack_symmetric(matrix)])
+    # Of a root, which is triangular, half is enough as well.
+    return torch.cat([head, pack_symmetric(computed.matrix)])
 
 
 def _unpacked_inverse(
     part: Tensor, groups: int, dim: int, is_root: bool
 ) -> DampedInverse:
-    matrix, root = unpack_symmetric(part[2:], groups, dim), None
+    matrix = unpack_symmetric(part[2:], groups, dim)
     if is_root:
-        root = matrix.tril()
-        matrix = inverse_from_root(root)
+        matrix = matrix.tril()
     # The scale is copied, lest it keep the whole message in memory.
-    return DampedInverse(matrix, part[1].clone(), part[0] > 0, root)
+    return DampedInverse(matrix, part[1].clone(), part[0] > 0)

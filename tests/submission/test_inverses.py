@@ -20,7 +20,7 @@ def _spd(groups, dim, seed):
 def _inverse(factor, damping):
     (found,) = damped_inverses([factor], damping)
     assert found.succeeded
-    return found.inverse
+    return found.matrix
 
 
 def _indefinite(factor):
@@ -53,7 +53,7 @@ class TestOneFactor:
         expected_b = b + absolute**0.5 / pi * torch.eye(4, dtype=b.dtype)
         found = damped_inverses([a[None], b[None]], damping)
         for one, expected in zip(found, (expected_a, expected_b), strict=True):
-            natural = one.inverse[0] / one.scale
+            natural = one.matrix[0] / one.scale
             torch.testing.assert_close(natural, torch.linalg.inv(expected))
 
     def test_scale_does_not_matter(self):
@@ -101,7 +101,7 @@ class TestManyFactors:
         for factor, one in zip(factors, found, strict=True):
             (alone,) = damped_inverses([factor], 0.1)
             assert one.succeeded
-            torch.testing.assert_close(one.inverse, alone.inverse)
+            torch.testing.assert_close(one.matrix, alone.matrix)
             torch.testing.assert_close(one.scale, mean_eigenvalue(factor))
 
     def test_equal_shapes_are_factorised_together(self, monkeypatch):
@@ -119,7 +119,7 @@ class TestManyFactors:
     def test_precisions_stay_apart(self):
         factors = [_spd(1, 5, 1), _spd(1, 5, 2).float()]
         found = damped_inverses(factors, 0.1)
-        assert [one.inverse.dtype for one in found] == [torch.float64, torch.float32]
+        assert [one.matrix.dtype for one in found] == [torch.float64, torch.float32]
 
     @pytest.mark.parametrize(
         'spoil',
@@ -135,7 +135,7 @@ class TestManyFactors:
         for number, (left, right) in enumerate(zip(found, expected, strict=True)):
             assert bool(left.succeeded) == (number != index)
             if number != index:
-                assert torch.equal(left.inverse, right.inverse)
+                assert torch.equal(left.matrix, right.matrix)
 
     def test_neither_does_a_pivot_of_zero(self):
         singular, damping = SINGULAR
@@ -143,7 +143,7 @@ class TestManyFactors:
         found = damped_inverses([good, singular, good], damping)
         assert [bool(one.succeeded) for one in found] == [True, False, True]
         for one in (found[0], found[2]):
-            torch.testing.assert_close(one.inverse, 2 * torch.linalg.inv(good))
+            torch.testing.assert_close(one.matrix, 2 * torch.linalg.inv(good))
 
     def test_none(self):
         assert damped_inverses([], 0.1) == []

@@ -9,10 +9,13 @@ from flax import linen as flax_nn
 from torch import nn
 
 from submission.jax import inverses as jax_inverses
+from submission.jax import products as jax_products
 from submission.jax import spectral as jax_spectral
 from submission.jax.capture import find_applications
+from submission.jax.factors import KroneckerFactors
 from submission.jax.first_order import FirstOrderOptimizer as JaxOptimizer
 from submission.jax.preconditioner import KFACPreconditioner as JaxPreconditioner
+from submission.pytorch import preconditioner as preconditioner_module
 from submission.pytorch import spectral
 from submission.pytorch.inverses import damped_inverses
 from submission.pytorch.preconditioner import KFACPreconditioner
@@ -57,16 +60,9 @@ class TestPolarFactors:
         matrices = double(4, *shape)
         with double_precision():
             found = jax.jit(jax_spectral.polar_factors)(matrices.numpy())
-            batched = jax_spectral._wide_polar_factors(
-                jnp.asarray(matrices.numpy() if shape[0] <= shape[1] else matrices.mT)
-            )
         np.testing.assert_allclose(
             found, self.expected(matrices), rtol=1e-9, atol=1e-10
         )
-        # What other devices than a CPU run.
-        if shape[0] > shape[1]:
-            batched = batched.swapaxes(1, 2)
-        np.testing.assert_allclose(batched, found, rtol=1e-9, atol=1e-10)
 
     def test_scale_does_not_matter_and_nothing_stays_nothing(self, shape):
         matrices = double(3, *shape)
@@ -74,6 +70,20 @@ class TestPolarFactors:
         torch.testing.assert_close(found, spectral.polar_factors(matrices))
         assert not spectral.polar_factors(0 * matrices).any()
         assert not jnp.any(jax_spectral.polar_factors(jnp.zeros((2, *shape))))
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_one_after_the_other_as_all_at_once_in_jax(shape):
+    """What a CPU runs, and what other devices do."""
+    n, groups, (rows, columns) = 3, 2, shape
+    stacks = [
+        double(n, groups, *of_one, seed=seed).numpy()
+        for seed, of_one in enumerate([shape, (columns, columns), (rows, rows)])
+    ]
+    with double_precision():
+        together = jax_spectral._steepest(*map(jnp.asarray, stacks))
+        apart = jax_products.in_turn_on_cpus(jax_spectral._steepest, *stacks)
+    np.testing.assert_allclose(apart, together, rtol=1e-9, atol=1e-10)
 
 
 def test_singular_values_end_near_one():
@@ -141,7 +151,8 @@ def square_root(matrices, power):
 
 def inverses_of(preconditioner, layer):
     sides = preconditioner.state_dict()['layers'][layer.name]
-    return sides['a']['inverse'], sides['b']['inverse']
+    roots = [sides[side]['inverse_root'] for side in 'ab']
+    return tuple(root.mT @ root for root in roots)
 
 
 def test_directions_against_the_definition(preconditioner, monkeypatch):
@@ -306,12 +317,12 @@ def test_roots_are_those_of_the_inverses():
     factors = [_spd(2, 4, seed=0), _spd(1, 3, seed=1), _spd(2, 4, seed=2)]
     without = damped_inverses([factor.clone() for factor in factors], 0.1)
     for found, expected in zip(
-        damped_inverses(factors, 0.1, with_roots=True), without, strict=True
+        damped_inverses(factors, 0.1, as_roots=True), without, strict=True
     ):
-        assert expected.root is None
-        assert not found.root.triu(1).any()
-        torch.testing.assert_close(found.root.mT @ found.root, expected.inverse)
-        torch.testing.assert_close(found.inverse, expected.inverse)
+        root = found.matrix
+        assert not root.triu(1).any()
+        torch.testing.assert_close(root.mT @ root, expected.matrix)
+        torch.testing.assert_close(found.scale, expected.scale)
 
 
 def test_roots_in_jax():
@@ -322,16 +333,55 @@ def test_roots_in_jax():
         size = factor.shape[-1]
         stack[n, :, :size, :size] = factor
     with double_precision():
-        inverses, _, succeeded, roots = jax_inverses.damped_inverses(
-            jnp.asarray(stack), np.array([4, 3, 4]), 0.1, with_roots=True
+        roots, _, succeeded = jax_inverses.damped_inverses(
+            jnp.asarray(stack), np.array([4, 3, 4]), 0.1, as_roots=True
         )
-        assert roots.dtype == inverses.dtype == jnp.float32
+        assert roots.dtype == jnp.float32
     assert succeeded.tolist() == [True, True, False]
-    for n, expected in enumerate(damped_inverses(factors[:2], 0.1, with_roots=True)):
-        size = expected.root.shape[-1]
+    for n, expected in enumerate(damped_inverses(factors[:2], 0.1, as_roots=True)):
+        size = expected.matrix.shape[-1]
         np.testing.assert_allclose(
-            roots[n, :, :size, :size], expected.root, rtol=1e-4, atol=1e-5
+            roots[n, :, :size, :size], expected.matrix, rtol=1e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize('stacked', [False, True])
+def test_gradients_are_preconditioned_with_roots_too(
+    preconditioner, monkeypatch, stacked
+):
+    monkeypatch.setattr(
+        preconditioner_module, 'gains_from_stacks', lambda layer: stacked
+    )
+    plain = KFACPreconditioner(make_model(), Settings(damping=0.1))
+    plain.load_state_dict(preconditioner.state_dict())
+    plain.update_inverses()
+    momenta = make_momenta(plain)
+    gradients = [
+        (layer, [momenta[name] for name in layer.parameter_names])
+        for layer in plain.layers
+    ]
+    expected = plain.precondition_all(gradients)
+    of_roots = preconditioner.precondition_all(gradients)
+    for parts, found in zip(expected, of_roots, strict=True):
+        for part, other in zip(parts, found, strict=True):
+            torch.testing.assert_close(other, part)
+
+
+def test_gradients_are_preconditioned_with_roots_too_in_jax():
+    matrix, factors = double(1, 4, 3, seed=5).numpy(), {}
+    for side, size in (('a', 3), ('b', 4)):
+        factors[f'layer/{side}'] = _spd(1, size, seed=size).numpy()
+    shapes = {name: factor.shape for name, factor in factors.items()}
+    found = []
+    with double_precision():
+        for keeps_roots in (False, True):
+            kept = KroneckerFactors.empty(shapes, jnp.float64, keeps_roots)
+            kept, _ = kept.update(factors, decay=0.9)
+            kept, failed = kept.renew_inverses(damping=0.1)
+            assert failed == 0
+            inverse_a, inverse_b = map(kept.inverse_of, ('layer/a', 'layer/b'))
+            found.append(inverse_b @ matrix @ inverse_a)
+    np.testing.assert_allclose(*found, rtol=1e-9)
 
 
 def test_no_transformation_in_jax():
