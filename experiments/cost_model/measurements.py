@@ -35,6 +35,8 @@ APPROXIMATIONS = ('expand', 'reduce')
 # Parts that a plain step has too, without the watching of a statistics step.
 _PLAIN_PARTS = ('forward and backward', 'preconditioning', 'first-order rule')
 _STATISTICS_PARTS = ('extra backward', 'factors', 'inverses')
+# In the place of preconditioning; of a run of its own, by another rule.
+_DIRECTIONS = 'spectral directions'
 
 # Sizes of the operations that give the rates: matrices in the range of the model's, and
 # arrays that no cache holds, as a training step's activations are not.
@@ -162,10 +164,11 @@ def _device(seconds: Mapping[str, float]) -> Device:
     )
 
 
-def _start(workload_name: str, approximation: str) -> Run:
+def _start(workload_name: str, approximation: str, rule: str = 'nadamw') -> Run:
     """Returns the training of an offline model, warmed up."""
     point = {
         'approximation': approximation,
+        'first_order_rule': rule,
         'learning_rate': 1e-3,
         'one_minus_beta1': 0.1,
         'beta2': 0.99,
@@ -180,9 +183,11 @@ def _start(workload_name: str, approximation: str) -> Run:
 
 
 def _part_seconds(runs: Mapping[str, Run]) -> dict[str, float]:
-    """Times the parts of a step of each approximation once."""
+    """Times the parts of a step of each approximation, and directions, once."""
     seconds = {}
-    for approximation, kinds in pytorch_parts.measure(runs, 1, False).items():
+    measured = pytorch_parts.measure(runs, 1, False)
+    seconds[_DIRECTIONS] = measured.pop(_DIRECTIONS)['plain']['preconditioning']
+    for approximation, kinds in measured.items():
         for part in _PLAIN_PARTS:
             seconds[part] = kinds['plain'][part]
         for part in _STATISTICS_PARTS:
@@ -203,7 +208,7 @@ def _predictions(workload_name: str) -> dict[str, Part]:
         'forward and backward': parts['forward'] + parts['backward'],
         'extra backward': parts['extra backward'],
         **{f'factors, {name}': part for name, part in factors.items()},
-        **{name: parts[name] for name in ('inverses', *_PLAIN_PARTS[1:])},
+        **{name: parts[name] for name in ('inverses', *_PLAIN_PARTS[1:], _DIRECTIONS)},
     }
 
 
@@ -229,6 +234,7 @@ def compare(workload_name: str, rounds: int) -> list[dict[str, Any]]:
         approximation: _start(workload_name, approximation)
         for approximation in APPROXIMATIONS
     }
+    runs[_DIRECTIONS] = _start(workload_name, APPROXIMATIONS[0], 'spectral')
     times: dict[str, list[float]] = collections.defaultdict(list)
     for number in range(rounds + 2):
         seconds = {}

@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from experiments.cost_model.models import Layer, Model
 from experiments.cost_model.operations import FLOAT_BYTES, Operation, Part, pointwise
 from submission.pytorch.approximations import gram_blocks
+from submission.pytorch.preconditioner import preconditioning_cost
 from submission.settings import Settings
+from submission.spectral import ITERATIONS, direction_cost
 
 # Reads and writes of one array of parameter size by NAdamW as `first_order` and
 # `moments` write it: two interpolations (3 each), square (3), the two quotients (3 and
@@ -16,6 +19,8 @@ _NADAMW_PASSES = 28
 _NADAMW_KERNELS = 13
 # Numbers that the rule works out besides: norms, corrections, whether all is finite.
 _NADAMW_SCALARS = 24
+
+Item = TypeVar('Item')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +185,9 @@ class StepCost:
                 kernels=12,
                 columns=dim,
             )
-            for dim in largest_share(self.model.factor_dims, self.devices)
+            for dim in largest_share(
+                self.model.factor_dims, self.devices, lambda dim: dim**3
+            )
         )
 
     def broadcast(self) -> Part:
@@ -193,18 +200,37 @@ class StepCost:
 
     def preconditioning(self) -> Part:
         """Two small products a layer."""
-        part = []
-        for layer in self.model.layers:
-            a, b = layer.factor_dims
-            left = FLOAT_BYTES * (b * b + 2 * a * b)
-            right = FLOAT_BYTES * (a * a + 2 * a * b)
-            part += [
-                Operation('square', 2 * b * b * a, left).times(layer.count),
-                Operation('square', 2 * b * a * a, right).times(layer.count),
-                # Weight and bias are joined before and split after.
-                pointwise(a * b, passes=4, kernels=7).times(layer.count),
-            ]
-        return tuple(part)
+        return self._in_shares(_preconditioning_cost, _both_sides)
+
+    def spectral_directions(self) -> Part:
+        """The spectral rule, in the place of `preconditioning`.
+
+        Roots on both sides, before and after the polar factor. Layers of equal shape
+        share their products, which is not counted, so that on accelerators there are
+        fewer kernels.
+        """
+        return self._in_shares(
+            _direction_cost,
+            lambda layer: (*2 * _both_sides(layer), *_polar_factor(layer)),
+        )
+
+    def _in_shares(
+        self, cost: Callable[[Layer], int], work: Callable[[Layer], Part]
+    ) -> Part:
+        """The work on the layers of the device with the most; all get what comes of it.
+
+        Args:
+          cost: By which layers are shared out.
+          work: What a layer takes.
+        """
+        layers = [layer for layer in self.model.layers for _ in range(layer.count)]
+        own = largest_share(layers, self.devices, cost)
+        part = tuple(operation for layer in own for operation in work(layer))
+        if self.devices == 1:
+            return part
+        size = FLOAT_BYTES * sum(layer.parameters for layer in layers)
+        sent = size * (self.devices - 1) / self.devices
+        return (*part, Operation('pointwise', 0, 2 * size, sent))
 
     def _all_reduce(self, entries: float) -> Part:
         """A ring: each device sends nearly everything twice."""
@@ -226,19 +252,65 @@ class StepCost:
             'inverses': self.inverses(),
             'broadcast': self.broadcast(),
             'preconditioning': self.preconditioning(),
+            'spectral directions': self.spectral_directions(),
             'first-order rule': self.first_order_rule(),
         }
 
 
-def largest_share(dims: Sequence[int], devices: int) -> list[int]:
-    """Spreads factors over devices by cubed dimension; returns the largest share.
+def _both_sides(layer: Layer) -> Part:
+    """Products with a matrix on either side."""
+    a, b = layer.factor_dims
+    left = FLOAT_BYTES * (b * b + 2 * a * b)
+    right = FLOAT_BYTES * (a * a + 2 * a * b)
+    return (
+        Operation('square', 2 * b * b * a, left),
+        Operation('square', 2 * b * a * a, right),
+        # Weight and bias are joined before and split after.
+        pointwise(a * b, passes=4, kernels=7),
+    )
 
-    Each factor, largest first, goes to the device with the least so far.
+
+def _polar_factor(layer: Layer) -> Part:
+    """The iteration of the spectral rule, and the size of what comes of it."""
+    small, large = sorted(layer.factor_dims)
+    entries, square = small * large, small**2
+    product = Operation(
+        'square', 2 * square * large, FLOAT_BYTES * (2 * entries + square)
+    )
+    squared = Operation('square', 2 * small**3, FLOAT_BYTES * 3 * square)
+    # The matrix times a number, and a product added to it.
+    added = pointwise(entries, passes=2 + 3, kernels=2)
+    # Largest entry, norm, quotients by both, and the update's size and scale.
+    sizes = pointwise(entries, passes=1 + 1 + 2 * 2 + 2 + 2, kernels=12)
+    return (*ITERATIONS * (product, squared, product, added), sizes)
+
+
+def _preconditioning_cost(layer: Layer) -> int:
+    a, b = layer.factor_dims
+    return preconditioning_cost(1, b, a)
+
+
+def _direction_cost(layer: Layer) -> int:
+    a, b = layer.factor_dims
+    return direction_cost(1, b, a)
+
+
+def largest_share(
+    items: Sequence[Item], devices: int, cost: Callable[[Item], int]
+) -> list[Item]:
+    """Spreads work over devices; returns the largest share.
+
+    Each piece, the dearest first, goes to the device with the least so far.
+
+    Args:
+      items: The pieces.
+      devices: Number of devices.
+      cost: What a piece takes.
     """
-    shares: list[list[int]] = [[] for _ in range(devices)]
+    shares: list[list[Item]] = [[] for _ in range(devices)]
     loads = [0] * devices
-    for dim in sorted(dims, reverse=True):
+    for item in sorted(items, key=cost, reverse=True):
         device = loads.index(min(loads))
-        shares[device].append(dim)
-        loads[device] += dim**3
+        shares[device].append(item)
+        loads[device] += cost(item)
     return shares[loads.index(max(loads))]

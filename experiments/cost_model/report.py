@@ -1,5 +1,6 @@
 """All that the cost model says of a model, and tables of it."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,10 @@ from experiments.cost_model.operations import FLOAT_BYTES, Device
 from experiments.cost_model.parts import StepCost
 from experiments.cost_model.step_time import step_time
 from experiments.step_time.variants import APPROXIMATIONS, FISHER_TYPES
+from submission.settings import FirstOrderRule
 
 INTERVALS = (1, 10, 50)
+RULES: tuple[FirstOrderRule, ...] = ('nadamw', 'spectral')
 
 
 def memory(model: Model) -> dict[str, float]:
@@ -50,18 +53,19 @@ def report(
                 'milliseconds': 1e3 * device.seconds(part),
             }
     variants = {}
-    for approximation in APPROXIMATIONS:
-        for fisher_type in FISHER_TYPES:
-            times = step_time(cost, device, approximation, fisher_type)
-            variants[f'{approximation}, {fisher_type}'] = {
-                'overhead': {
-                    f'{statistics}, {inverse}': times.overhead(statistics, inverse)
-                    for statistics in INTERVALS
-                    for inverse in INTERVALS
-                    if inverse >= statistics
-                },
-                'best_intervals': times.best_intervals(overhead),
-            }
+    for approximation, fisher_type, rule in itertools.product(
+        APPROXIMATIONS, FISHER_TYPES, RULES
+    ):
+        times = step_time(cost, device, approximation, fisher_type, rule)
+        variants[f'{approximation}, {fisher_type}, {rule}'] = {
+            'overhead': {
+                f'{statistics}, {inverse}': times.overhead(statistics, inverse)
+                for statistics in INTERVALS
+                for inverse in INTERVALS
+                if inverse >= statistics
+            },
+            'best_intervals': times.best_intervals(overhead),
+        }
     return {
         'model': model.name,
         'devices': devices,

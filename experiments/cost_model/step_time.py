@@ -5,6 +5,7 @@ import math
 
 from experiments.cost_model.operations import Device
 from experiments.cost_model.parts import StepCost
+from submission.settings import FirstOrderRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +59,17 @@ class StepTime:
 
 
 def step_time(
-    cost: StepCost, device: Device, approximation: str, fisher_type: str
+    cost: StepCost,
+    device: Device,
+    approximation: str,
+    fisher_type: str,
+    first_order_rule: FirstOrderRule = 'nadamw',
 ) -> StepTime:
-    """Returns the times of a variant of K-FAC."""
+    """Returns the times of a variant of K-FAC.
+
+    The moments of the spectral rule, of which it has the first alone where it has
+    directions, count as those of NAdamW.
+    """
     seconds = {
         name: device.seconds(part) for name, part in cost.parts(approximation).items()
     }
@@ -77,7 +86,11 @@ def step_time(
                 'first-order rule',
             )
         ),
-        every_step=seconds['preconditioning'],
+        every_step=seconds[
+            'spectral directions'
+            if first_order_rule == 'spectral'
+            else 'preconditioning'
+        ],
         statistics=statistics,
         inverses=seconds['inverses'] + seconds['broadcast'],
     )

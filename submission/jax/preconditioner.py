@@ -17,7 +17,7 @@ from .factors import KroneckerFactors
 from .kfac_layer import KFACLayer
 from .layers import Application, assign_parameters
 from .naming import flatten, unflatten
-from .products import product
+from .products import by_layer, product
 from .spectral import directions
 from .weight_sharing import BatchStructure, sums_dtype
 
@@ -222,19 +222,36 @@ class KFACPreconditioner:
         Raises:
           ValueError: If only some of a layer's gradients are there.
         """
-        factors, preconditioned = state.factors, dict(gradients)
-        for layer in self._layers_of(gradients):
-            names = layer.parameter_names
-            matrix = layer.to_matrix([gradients[name] for name in names])
-            inverse_a, inverse_b = (
-                factors.inverse_of(f'{layer.name}/{side}') for side in 'ab'
+        layers, factors = self._layers_of(gradients), state.factors
+        inverses_a, inverses_b = (
+            {layer.name: factors.inverse_of(f'{layer.name}/{side}') for layer in layers}
+            for side in 'ab'
+        )
+        matrices = {
+            layer.name: layer.to_matrix(
+                [gradients[name] for name in layer.parameter_names]
             )
-            # Inverses are at least in single precision, whatever the parameters are in.
-            dtype, precise = matrix.dtype, inverse_b.dtype
-            matrix = product(inverse_b, matrix.astype(precise))
-            matrix = product(matrix, inverse_a)
-            parts = layer.from_matrix(matrix.astype(dtype))
-            preconditioned.update(zip(names, parts, strict=True))
+            for layer in layers
+        }
+        # Inverses are at least in single precision, whatever the parameters are in.
+        precise = {
+            name: matrix.astype(inverses_b[name].dtype)
+            for name, matrix in matrices.items()
+        }
+        if self._on_all_devices:
+            found = by_layer(
+                _preconditioned, precise, inverses_a, inverses_b, on_all_devices=True
+            )
+        else:
+            found = {
+                name: product(product(inverses_b[name], matrix), inverses_a[name])
+                for name, matrix in precise.items()
+            }
+        preconditioned = dict(gradients)
+        for layer in layers:
+            matrix = found[layer.name].astype(matrices[layer.name].dtype)
+            parts = layer.from_matrix(matrix)
+            preconditioned.update(zip(layer.parameter_names, parts, strict=True))
         return preconditioned
 
     def _layers_of(self, gradients: Mapping[str, jax.Array]) -> list[KFACLayer]:
@@ -306,7 +323,7 @@ class KFACPreconditioner:
             ).any()
             for layer in layers
         }
-        found = directions(precise, moves, roots_a, roots_b)
+        found = directions(precise, moves, roots_a, roots_b, self._on_all_devices)
         by_parameter: dict[str, jax.Array] = {}
         for layer in layers:
             matrix = found[layer.name].astype(matrices[layer.name].dtype)
@@ -363,6 +380,12 @@ class KFACPreconditioner:
             return unflatten(preconditioned, updates), state
 
         return optax.GradientTransformationExtraArgs(self.init, update)
+
+
+def _preconditioned(
+    matrix: jax.Array, inverse_a: jax.Array, inverse_b: jax.Array
+) -> jax.Array:
+    return inverse_b @ matrix @ inverse_a
 
 
 def _counted(

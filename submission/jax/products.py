@@ -1,9 +1,12 @@
 """How matrices are multiplied and factorised where each device is fast, and safe."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
+
+from .sharding import in_shares
 
 
 def product(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -12,6 +15,38 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
         # Batched products are slow on CPUs.
         return (left[0] @ right[0])[None]
     return left @ right
+
+
+def by_layer(
+    function: Callable[..., jax.Array],
+    *matrices: Mapping[str, jax.Array],
+    on_all_devices: bool = False,
+) -> dict[str, jax.Array]:
+    """Applies a function to matrices of each layer, to layers of equal shape together.
+
+    A compiler takes its time for each operation and an accelerator for each launch.
+
+    Args:
+      function: Maps matrices `[..., rows, columns]`, one of each kind, to another.
+      *matrices: Layer name to matrices `[groups, rows, columns]`, each a kind. Layers
+        with equal shapes of the first kind have equal shapes of all.
+      on_all_devices: Whether each device computes a share; all is then the same on all
+        of them.
+
+    Returns:
+      Layer name to what the function returns.
+    """
+    function = functools.partial(in_turn_on_cpus, function)
+    if on_all_devices:
+        function = functools.partial(in_shares, function)
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for name, matrix in matrices[0].items():
+        by_shape.setdefault(matrix.shape, []).append(name)
+    found: dict[str, jax.Array] = {}
+    for names in by_shape.values():
+        stacks = (jnp.stack([kind[name] for name in names]) for kind in matrices)
+        found.update(zip(names, function(*stacks), strict=True))
+    return found
 
 
 def in_turn_on_cpus(

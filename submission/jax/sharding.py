@@ -8,8 +8,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-StackFunction = Callable[[jax.Array], jax.Array]
-
 
 @functools.cache
 def _mesh() -> Mesh:
@@ -41,22 +39,22 @@ def shard_batch(batch: Any) -> Any:
     return jax.device_put(batch, jax.tree.map(sharding, batch))
 
 
-def in_shares(function: StackFunction, stack: jax.Array) -> jax.Array:
-    """Applies a function to a stack `[n, ...]`, an equal share of it on each device.
+def in_shares(function: Callable[..., jax.Array], *stacks: jax.Array) -> jax.Array:
+    """Applies a function to stacks `[n, ...]`, an equal share of them on each device.
 
     Args:
-      function: Maps a stack of any length to one of the same length, member by
+      function: Maps stacks of any one length to one of the same length, member by
         member.
-      stack: The same on all devices.
+      *stacks: The same on all devices.
     """
-    n_devices, n = _mesh().size, len(stack)
+    n_devices, n = _mesh().size, len(stacks[0])
     # Members that stand in where n is not a multiple; their results are dropped.
     filled = np.arange(-(-n // n_devices) * n_devices) % n
     split = PartitionSpec('batch')
     shared = jax.shard_map(
         function, mesh=_mesh(), in_specs=split, out_specs=split, check_vma=False
     )
-    return shared(stack[filled])[:n]
+    return shared(*(stack[filled] for stack in stacks))[:n]
 
 
 def as_trained(*trees: Any) -> tuple[Any, ...]:

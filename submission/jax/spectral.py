@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..spectral import ITERATIONS, POLYNOMIAL, UPDATE_RMS
-from .products import in_turn_on_cpus
+from .products import by_layer
 
 
 def polar_factors(matrices: jax.Array) -> jax.Array:
@@ -36,6 +36,7 @@ def directions(
     moves: Mapping[str, jax.Array],
     roots_a: Mapping[str, jax.Array],
     roots_b: Mapping[str, jax.Array],
+    on_all_devices: bool = False,
 ) -> dict[str, jax.Array]:
     """Returns each layer's direction, of root mean square `UPDATE_RMS`.
 
@@ -44,23 +45,19 @@ def directions(
       moves: Layer name to whether its gradient is anything but zero.
       roots_a: Layer name to R_a, `[groups, d_in, d_in]`.
       roots_b: Layer name to R_b, `[groups, d_out, d_out]`.
+      on_all_devices: Whether each device computes a share of the directions; all else
+        is then the same on all of them.
     """
-    # A compiler takes its time for each operation and an accelerator for each launch.
-    by_shape: dict[tuple[int, ...], list[str]] = {}
-    for name, momentum in momenta.items():
-        by_shape.setdefault(momentum.shape, []).append(name)
-    found: dict[str, jax.Array] = {}
-    for names in by_shape.values():
-        stacks = (
-            jnp.stack([of_layer[name] for name in names])
-            for of_layer in (momenta, roots_a, roots_b)
-        )
-        outcome = in_turn_on_cpus(_steepest, *stacks)
-        size = jnp.sqrt(jnp.mean(outcome**2, (1, 2, 3)))
-        counts = (size > 0) & jnp.stack([moves[name] for name in names])
+    found = by_layer(
+        _steepest, momenta, roots_a, roots_b, on_all_devices=on_all_devices
+    )
+    scaled = {}
+    for name, direction in found.items():
+        size = jnp.sqrt(jnp.mean(direction**2))
+        counts = (size > 0) & moves[name]
         scale = jnp.where(counts, UPDATE_RMS / jnp.where(counts, size, 1), 0)
-        found.update(zip(names, outcome * scale[:, None, None, None], strict=True))
-    return found
+        scaled[name] = direction * scale
+    return scaled
 
 
 def _steepest(momentum: jax.Array, root_a: jax.Array, root_b: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -107,6 +108,21 @@ def all_reduce_sum(value: Tensor, what: str) -> Tensor:
     with exchanging(what):
         dist.all_reduce(value)
     return value
+
+
+def all_gather(value: Tensor, what: str) -> list[Tensor]:
+    """Returns the tensors of all processes, which have one shape, by rank.
+
+    Raises:
+      CommunicationError: If the other processes could not be reached.
+    """
+    if not is_distributed():
+        return [value]
+    found = [torch.empty_like(value) for _ in range(world_size())]
+    traffic.record(what, value.nbytes)
+    with exchanging(what):
+        dist.all_gather(found, value)
+    return found
 
 
 def broadcast(value: Tensor, source: int, what: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..assignments import log_assignments
 from ..settings import Settings
+from ..spectral import direction_cost
 from ..vanishing import TELLING_UPDATES, log_vanished
 from . import communication
 from .approximations import ExpandSums, ReduceSums
@@ -18,7 +19,7 @@ from .factors import KroneckerFactor, update_averages
 from .inverses import vanishing_eigenvalue
 from .kfac_layer import KFACLayer
 from .layers import assign_parameters
-from .sharding import sharded_inverses, sum_over_processes
+from .sharding import in_shares, sharded_inverses, sum_over_processes
 from .spectral import SpectralStack
 from .stacks import (
     LayerStack,
@@ -233,31 +234,47 @@ class KFACPreconditioner:
     ) -> list[list[Tensor]]:
         """Preconditions several layers, together where that is faster.
 
+        They are shared out among the processes.
+
         Args:
-          gradients: Layers, each with the gradients of its weight and, if it has one,
-            its bias.
+          gradients: Layers, the same in all processes, each with the gradients of its
+            weight and, if it has one, its bias.
 
         Returns:
           What `precondition` returns, for each layer.
         """
         given = {layer.name: parts for layer, parts in gradients}
-        together = [
-            layer
-            for layer, _ in gradients
-            if layer.name in self._factors
-            and gains_from_stacks(layer)
-            and not self._settings.keeps_inverse_roots
-        ]
-        outcomes: dict[str, list[Tensor]] = {}
-        for stack in self._stacks_of(Stack, together):
-            found = stack.precondition([given[layer.name] for layer in stack.layers])
-            for layer, outcome in zip(stack.layers, found, strict=True):
-                outcomes[layer.name] = outcome
+
+        def compute(layers: Sequence[KFACLayer]) -> dict[str, Tensor]:
+            together = [
+                layer
+                for layer in layers
+                if layer.name in self._factors
+                and gains_from_stacks(layer)
+                and not self._settings.keeps_inverse_roots
+            ]
+            outcomes: dict[str, Sequence[Tensor]] = {}
+            for stack in self._stacks_of(Stack, together):
+                found = stack.precondition(
+                    [given[layer.name] for layer in stack.layers]
+                )
+                for layer, outcome in zip(stack.layers, found, strict=True):
+                    outcomes[layer.name] = outcome
+            for layer in layers:
+                if layer.name not in outcomes:
+                    outcomes[layer.name] = self.precondition(layer, given[layer.name])
+            return _by_parameter(layers, outcomes)
+
+        layers = [layer for layer, _ in gradients]
+        preconditioned = in_shares(
+            compute,
+            layers,
+            preconditioning_cost,
+            _by_parameter(layers, given),
+            'preconditioned gradients',
+        )
         return [
-            outcomes[layer.name]
-            if layer.name in outcomes
-            else self.precondition(layer, parts)
-            for layer, parts in gradients
+            [preconditioned[name] for name in layer.parameter_names] for layer in layers
         ]
 
     def _stacks_of(self, kind: type[S], layers: Sequence[KFACLayer]) -> list[S]:
@@ -281,8 +298,10 @@ class KFACPreconditioner:
     ) -> dict[str, Tensor]:
         """Returns directions of steepest descent under the spectral norm.
 
+        The layers are shared out among the processes.
+
         Args:
-          layers: The layers.
+          layers: The layers, the same in all processes.
           momenta: The momenta of the gradients by parameter name, of every layer that
             of its weight or its bias.
           gradients: The gradients themselves; a layer moves where one is not zero.
@@ -301,15 +320,22 @@ class KFACPreconditioner:
                 )
             ]
 
-        directions: dict[str, Tensor] = {}
-        for stack in self._stacks_of(SpectralStack, layers):
-            found = stack.directions(
-                [parts_of(layer, momenta) for layer in stack.layers],
-                [parts_of(layer, gradients) for layer in stack.layers],
-            )
-            for layer, parts in zip(stack.layers, found, strict=True):
-                directions.update(zip(layer.parameter_names, parts, strict=True))
-        return {name: directions[name] for name in directions if name in momenta}
+        def compute(layers: Sequence[KFACLayer]) -> dict[str, Tensor]:
+            directions: dict[str, Sequence[Tensor]] = {}
+            for stack in self._stacks_of(SpectralStack, layers):
+                found = stack.directions(
+                    [parts_of(layer, momenta) for layer in stack.layers],
+                    [parts_of(layer, gradients) for layer in stack.layers],
+                )
+                for layer, parts in zip(stack.layers, found, strict=True):
+                    directions[layer.name] = parts
+            return _by_parameter(layers, directions)
+
+        covered = {name for layer in layers for name in layer.parameter_names}
+        like = {name: momenta[name] for name in momenta if name in covered}
+        return in_shares(
+            compute, layers, direction_cost, like, 'directions of the spectral rule'
+        )
 
     def curvature_scale(self, layer: KFACLayer) -> Tensor | None:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
@@ -369,6 +395,22 @@ class KFACPreconditioner:
         self._factors, self._stacks = restored, {}
         self._unreached = set(state_dict['unreached'])
         self.counters = dict(state_dict['counters'])
+
+
+def preconditioning_cost(groups: int, d_out: int, d_in: int) -> int:
+    """Returns the multiplications of a layer's preconditioning."""
+    return groups * (d_out**2 * d_in + d_out * d_in**2)
+
+
+def _by_parameter(
+    layers: Sequence[KFACLayer], parts: Mapping[str, Sequence[Tensor]]
+) -> dict[str, Tensor]:
+    """Returns parts by parameter name, from those of each layer by its name."""
+    return {
+        name: part
+        for layer in layers
+        for name, part in zip(layer.parameter_names, parts[layer.name], strict=True)
+    }
 
 
 def _sizes(

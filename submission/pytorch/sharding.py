@@ -5,7 +5,8 @@ exchange, the same factors. Who inverts which factor follows from their sizes, w
 a word between the processes.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from .weight_sharing import sums_dtype
 
 _STATISTICS = 'factor statistics'
 _INVERSES = 'inverses of the factors'
+
+LayersFunction = Callable[[Sequence[KFACLayer]], Mapping[str, Tensor]]
 
 
 def balanced_owners(costs: Sequence[float], n_ranks: int) -> list[int]:
@@ -156,6 +159,83 @@ def sharded_inverses(
                 groups, dim = shapes[index][:2]
                 inverses[index] = _unpacked_inverse(part, groups, dim, as_roots)
     return [inverses[index] for index in range(len(factors))]
+
+
+def in_shares(
+    compute: LayersFunction,
+    layers: Sequence[KFACLayer],
+    cost: Callable[[int, int, int], int],
+    like: Mapping[str, Tensor],
+    what: str,
+) -> dict[str, Tensor]:
+    """Computes something for each layer in one process, and hands it to all.
+
+    Args:
+      compute: Maps some of the layers to what is computed for them, by parameter name.
+      layers: The layers, the same in all processes.
+      cost: What that takes, of a layer's groups, d_out and d_in.
+      like: Parameter name to a tensor of the shape and precision of what is computed,
+        for each parameter that it is asked for.
+      what: Name of what is computed.
+
+    Returns:
+      What is computed, the same in all processes, by the names in `like`.
+    """
+    if not communication.is_distributed():
+        found = compute(layers)
+        return {name: found[name] for name in found if name in like}
+    shapes = [(layer.groups, layer.output_dim, layer.input_dim) for layer in layers]
+    ranks = _owners(tuple(shapes), cost, communication.world_size())
+    owned: list[list[KFACLayer]] = [[] for _ in range(communication.world_size())]
+    for layer, rank in zip(layers, ranks, strict=True):
+        owned[rank].append(layer)
+    names_by_rank = [
+        [name for layer in of_rank for name in layer.parameter_names if name in like]
+        for of_rank in owned
+    ]
+    return _gathered(compute(owned[communication.rank()]), names_by_rank, like, what)
+
+
+@functools.cache
+def _owners(
+    shapes: tuple[tuple[int, int, int], ...],
+    cost: Callable[[int, int, int], int],
+    n_ranks: int,
+) -> list[int]:
+    # Asked for in every step, always of the same layers.
+    return balanced_owners([cost(*shape) for shape in shapes], n_ranks)
+
+
+def _gathered(
+    own: Mapping[str, Tensor],
+    names_by_rank: Sequence[Sequence[str]],
+    like: Mapping[str, Tensor],
+    what: str,
+) -> dict[str, Tensor]:
+    """Hands tensors, each from one process, to all.
+
+    One operation for each precision carries everything.
+    """
+    gathered: dict[str, Tensor] = {}
+    everything = [name for names in names_by_rank for name in names]
+    for dtype in dict.fromkeys(like[name].dtype for name in everything):
+        names_of = [
+            [name for name in names if like[name].dtype == dtype]
+            for names in names_by_rank
+        ]
+        sizes_of = [[like[name].numel() for name in names] for names in names_of]
+        probe = like[next(name for name in everything if like[name].dtype == dtype)]
+        # What is gathered has to be of one length.
+        message = probe.new_zeros(max(map(sum, sizes_of)))
+        mine = [own[name].flatten() for name in names_of[communication.rank()]]
+        if mine:
+            torch.cat(mine, out=message[: sum(map(len, mine))])
+        messages = communication.all_gather(message, what)
+        for names, sizes, found in zip(names_of, sizes_of, messages, strict=True):
+            parts = found[: sum(sizes)].split(sizes) if sizes else ()
+            for name, part in zip(names, parts, strict=True):
+                gathered[name] = part.view_as(like[name])
+    return gathered
 
 
 def _packed_inverse(computed: DampedInverse) -> Tensor:

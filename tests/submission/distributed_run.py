@@ -139,6 +139,11 @@ RUNS = {
         BranchWorkload,
         wrap=functools.partial(DistributedDataParallel, find_unused_parameters=True),
     ),
+    'reduce, spectral, layer not reached by all': Run(
+        _point('reduce', rule='spectral'),
+        BranchWorkload,
+        wrap=functools.partial(DistributedDataParallel, find_unused_parameters=True),
+    ),
     'rows ambiguous for one': Run(
         _point('reduce'), TinyGraphWorkload, _ambiguous_for_the_last
     ),

@@ -186,6 +186,7 @@ def _one_dies(folder, rank, world_size, what):
         'gradients',
         'factor statistics',
         'inverses of the factors',
+        'preconditioned gradients',
     ],
 )
 def test_a_process_that_dies_ends_the_others_with_an_error(what, tmp_path):

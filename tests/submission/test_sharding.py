@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from submission.pytorch import communication, sharding
+from submission.pytorch import communication, sharding, spectral
 from submission.pytorch.approximations import FactorSums
 from submission.pytorch.factors import KroneckerFactor
 from submission.pytorch.layers import assign_parameters
+from submission.pytorch.preconditioner import KFACPreconditioner, preconditioning_cost
 from submission.pytorch.sharding import balanced_owners, sharded_inverses
+from submission.settings import Settings
+from submission.spectral import direction_cost
 
 from .curvature import double
 
@@ -49,6 +52,11 @@ class Network:
         monkeypatch.setattr(communication, 'rank', lambda: rank)
         monkeypatch.setattr(communication, 'broadcast', self.broadcast)
         monkeypatch.setattr(communication, 'all_reduce_sum', self.all_reduce_sum)
+        monkeypatch.setattr(communication, 'all_gather', self.all_gather)
+
+    def all_gather(self, value, what):
+        self.sent.setdefault(communication.rank(), []).append(value.clone())
+        return [value] * 3
 
     def broadcast(self, value, source, what):
         if source == communication.rank():
@@ -117,6 +125,96 @@ class TestShardedInverses:
         halves = [groups * dim * (dim + 1) // 2 for groups, dim in self.shapes]
         # With each, whether it succeeded and its scale.
         assert sum(map(len, sent.values())) == sum(halves) + 2 * len(halves)
+
+
+class TestInShares:
+    """What is computed for each layer in every step."""
+
+    def _preconditioner(self, rule):
+        model = nn.ModuleDict(
+            {
+                'wide': nn.Linear(9, 2),
+                'precise': nn.Linear(4, 3).double(),
+                'grouped': nn.Conv2d(4, 6, 3, groups=2),
+                'plain': nn.Linear(5, 5, bias=False),
+                'other': nn.Linear(5, 5),
+            }
+        )
+        return KFACPreconditioner(model, Settings(first_order_rule=rule))
+
+    def _found(self, rule, without=()):
+        preconditioner = self._preconditioner(rule)
+        given = {
+            name: double(*parameter.shape, seed=len(name)).to(parameter.dtype)
+            for layer in preconditioner.layers
+            for name, parameter in zip(
+                layer.parameter_names, layer.parameters, strict=True
+            )
+            if name not in without
+        }
+        layers = preconditioner.layers
+        if rule == 'spectral':
+            return preconditioner.spectral_directions(layers, given, given)
+        gradients = [
+            (layer, [given[name] for name in layer.parameter_names]) for layer in layers
+        ]
+        outcomes = preconditioner.precondition_all(gradients)
+        return {
+            name: part
+            for layer, parts in zip(layers, outcomes, strict=True)
+            for name, part in zip(layer.parameter_names, parts, strict=True)
+        }
+
+    @pytest.mark.parametrize(
+        ('rule', 'without'),
+        [('spectral', ()), ('spectral', ('wide.bias',)), ('nadamw', ())],
+    )
+    def test_all_receive_what_one_process_computes(self, monkeypatch, rule, without):
+        expected = self._found(rule, without)
+        messages = []
+        for rank in range(3):
+            network = Network(monkeypatch, rank)
+            self._found(rule, without)
+            # One for each precision, of one length in all processes.
+            assert len(network.sent[rank]) == 2
+            messages.append(network.sent[rank])
+        for rank in range(3):
+            Network(monkeypatch, rank)
+            gathered = iter(zip(*messages, strict=True))
+            monkeypatch.setattr(
+                communication, 'all_gather', lambda value, what, g=gathered: next(g)
+            )
+            found = self._found(rule, without)
+            assert found.keys() == expected.keys()
+            for name, part in found.items():
+                torch.testing.assert_close(part, expected[name])
+
+    def test_each_computes_its_own_alone(self, monkeypatch):
+        computed, compute = [], spectral.polar_factors
+
+        def recording(matrices):
+            computed.append(len(matrices))
+            return compute(matrices)
+
+        monkeypatch.setattr(spectral, 'polar_factors', recording)
+        n_matrices = []
+        for rank in range(3):
+            computed.clear()
+            Network(monkeypatch, rank)
+            self._found('spectral')
+            n_matrices.append(sum(computed))
+        # Five layers, one of them with two groups.
+        assert sum(n_matrices) == 6
+        assert 0 < min(n_matrices) <= max(n_matrices) < 4
+
+    def test_costs(self):
+        # Twice 3 x 3 times 3 x 7 and that times 7 x 7; six times the Gram matrix, its
+        # square and both with the matrix again.
+        roots = 2 * (3 * 3 * 7 + 3 * 7 * 7)
+        iteration = 3 * 3 * 7 + 3 * 3 * 3 + 3 * 3 * 7
+        for shape in ((3, 7), (7, 3)):
+            assert direction_cost(2, *shape) == 2 * (roots + 6 * iteration)
+            assert 2 * preconditioning_cost(2, *shape) == 2 * roots
 
 
 class TestSumOverProcesses:

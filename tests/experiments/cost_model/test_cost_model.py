@@ -14,6 +14,7 @@ from experiments.cost_model.parts import StepCost, largest_share
 from experiments.cost_model.report import (
     APPROXIMATIONS,
     FISHER_TYPES,
+    RULES,
     format_report,
     memory,
     report,
@@ -57,7 +58,12 @@ def test_flops_of_a_single_layer():
     assert flops(cost.factors('reduce'), 'gram') == 2 * 8 * (6**2 + 3**2)
     assert flops(cost.inverses()) == 6**3 + 3**3
     # B^-1 [3, 3] times G [3, 6], and that times A^-1 [6, 6].
-    assert flops(cost.preconditioning(), 'square') == 2 * 3 * 3 * 6 + 2 * 3 * 6 * 6
+    both_sides = 2 * 3 * 3 * 6 + 2 * 3 * 6 * 6
+    assert flops(cost.preconditioning(), 'square') == both_sides
+    # Roots before and after six times the Gram matrix [3, 3] of [3, 6], its square, and
+    # their sum with that again.
+    iteration = 2 * 3 * 3 * 6 + 2 * 3 * 3 * 3 + 2 * 3 * 3 * 6
+    assert flops(cost.spectral_directions(), 'square') == 2 * both_sides + 6 * iteration
 
 
 def test_expand_takes_some_of_the_positions():
@@ -99,6 +105,12 @@ def test_communication_of_a_single_layer():
     assert sent(cost.factor_all_reduce()) == 2 * 4 * (21 + 6) * 3 / 4
     assert sent(cost.broadcast()) == 4 * (36 + 9) * 3 / 4
     assert StepCost(one_layer()).broadcast() == ()
+    for several, one in (
+        (cost.preconditioning(), StepCost(one_layer()).preconditioning()),
+        (cost.spectral_directions(), StepCost(one_layer()).spectral_directions()),
+    ):
+        assert sent(several) == 4 * 18 * 3 / 4
+        assert sent(one) == 0
 
 
 def test_the_lowest_layer_has_no_input_gradient():
@@ -150,10 +162,8 @@ def test_more_devices_share_what_depends_on_the_batch(model):
     for name in ('forward', 'backward', 'extra backward'):
         assert flops(one[name]) == pytest.approx(8 * flops(eight[name]))
         assert [o.kernels for o in one[name]] == [o.kernels for o in eight[name]]
-    assert flops(one['preconditioning']) == flops(eight['preconditioning'])
-    assert (
-        flops(one['inverses']) / 8 <= flops(eight['inverses']) < flops(one['inverses'])
-    )
+    for name in ('inverses', 'preconditioning', 'spectral directions'):
+        assert flops(one[name]) / 8 <= flops(eight[name]) < flops(one[name])
 
 
 def test_parameters_are_those_of_the_stock_models():
@@ -173,9 +183,12 @@ def test_offline_models_are_described_rightly(name):
 
 
 def test_factors_are_spread_by_cubed_dimension():
-    assert largest_share([2, 3, 4], devices=1) == [4, 3, 2]
-    assert largest_share([4, 3, 3, 3], devices=2) == [3, 3, 3]
-    assert largest_share([5, 5], devices=4) == [5]
+    def share(dims, devices):
+        return largest_share(dims, devices, lambda dim: dim**3)
+
+    assert share([2, 3, 4], devices=1) == [4, 3, 2]
+    assert share([4, 3, 3, 3], devices=2) == [3, 3, 3]
+    assert share([5, 5], devices=4) == [5]
 
 
 def test_an_operation_takes_the_longer_of_arithmetic_and_traffic():
@@ -229,11 +242,20 @@ def test_the_report_holds_every_table():
     parts = content['parts']
     assert parts['factors, expand']['flops'] > parts['factors, reduce']['flops']
     assert set(content['variants']) == {
-        f'{a}, {f}' for a in APPROXIMATIONS for f in FISHER_TYPES
+        f'{a}, {f}, {r}' for a in APPROXIMATIONS for f in FISHER_TYPES for r in RULES
     }
-    for variant in content['variants'].values():
+    for name, variant in content['variants'].items():
         overhead = variant['overhead']
         assert overhead['1, 1'] > overhead['10, 10'] > overhead['50, 50'] > 0
+        if name.endswith('nadamw'):
+            spectral = content['variants'][name.replace('nadamw', 'spectral')]
+            added = spectral['overhead']['1, 1'] - overhead['1, 1']
+            assert added > 0
+            # The same in every step.
+            for intervals in overhead:
+                assert spectral['overhead'][intervals] - overhead[
+                    intervals
+                ] == pytest.approx(added)
     text = format_report(content, 0.05)
     for name in (*parts, *content['variants'], *content['memory_mib']):
         assert name in text
@@ -250,6 +272,7 @@ def test_predicted_and_measured_parts_are_the_same(name):
     assert {row['part'] for row in rows} == {
         *('forward and backward', 'extra backward', 'first-order rule'),
         *('factors, expand', 'factors, reduce', 'inverses', 'preconditioning'),
+        'spectral directions',
     }
     for row in rows:
         # Within an order of magnitude, whatever else the machine does.
