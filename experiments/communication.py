@@ -54,10 +54,21 @@ METHODS = {
     'nadamw': {**_POINT, 'approximation': 'none'},
     'kfac_expand': {**_POINT, 'approximation': 'expand'},
     'kfac_reduce': {**_POINT, 'approximation': 'reduce'},
+    'kfac_expand_spectral': {
+        **_POINT,
+        'approximation': 'expand',
+        'first_order_rule': 'spectral',
+    },
 }
 # Names under which the submission counts what it sends, and that of the hook.
 _GRADIENTS = 'gradients'
-_EXCHANGES = (_GRADIENTS, 'factor statistics', 'inverses of the factors')
+_EXCHANGES = (
+    _GRADIENTS,
+    'factor statistics',
+    'inverses of the factors',
+    'preconditioned gradients',
+    'directions of the spectral rule',
+)
 
 
 def _count_and_average(
@@ -193,8 +204,9 @@ def summarise(of_ranks: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]
     }
     for what, values in sent.items():
         summary[f'bytes {what}'] = round(float(values[is_statistics].mean()))
-    every_step = float(sent[_GRADIENTS].mean())
-    amortised = sum(float(v[is_statistics].mean()) for v in sent.values()) - every_step
+    total = np.sum(list(sent.values()), axis=0)
+    every_step = float(total[~is_statistics].mean())
+    amortised = float(total[is_statistics].mean()) - every_step
     summary['bytes_mean'] = round(every_step + amortised / INTERVAL)
     return summary
 

@@ -7,7 +7,7 @@ from experiments import communication
 from submission.pytorch.layers import assign_parameters
 from workloads_overrides import registry
 
-GRADIENTS, STATISTICS, INVERSES = communication._EXCHANGES
+GRADIENTS, STATISTICS, INVERSES, PRECONDITIONED, DIRECTIONS = communication._EXCHANGES
 
 
 def _steps(slowness, inverse_bytes):
@@ -16,7 +16,7 @@ def _steps(slowness, inverse_bytes):
         {
             'step': step,
             'seconds': slowness * (5.0 if step % 10 == 0 else 1.0),
-            'bytes_sent': {GRADIENTS: 100}
+            'bytes_sent': {GRADIENTS: 100, PRECONDITIONED: 30}
             | ({STATISTICS: 400, INVERSES: inverse_bytes} if step % 10 == 0 else {}),
         }
         for step in range(3, 23)
@@ -32,7 +32,9 @@ def test_summary():
         'bytes gradients': 100,
         'bytes factor statistics': 400,
         'bytes inverses of the factors': 100,
-        'bytes_mean': 150,
+        'bytes preconditioned gradients': 30,
+        'bytes directions of the spectral rule': 0,
+        'bytes_mean': 180,
     }
 
 
@@ -45,7 +47,19 @@ def test_table():
     assert len(rows) == 2
     assert {len(line) for line in rows} == {len(header)}
     assert [cell.strip() for cell in rows[0].split('|')] == (
-        ['2', 'kfac_reduce', '1.0', '5.0', '1.4', '0.1', '0.4', '0.1', '0.1']
+        [
+            '2',
+            'kfac_reduce',
+            '1.0',
+            '5.0',
+            '1.4',
+            '0.1',
+            '0.4',
+            '0.1',
+            '0.0',
+            '0.0',
+            '0.2',
+        ]
     )
 
 
@@ -74,3 +88,12 @@ def test_two_processes_send_what_the_sizes_say():
         # Each factor is sent by one, with its scale and whether it succeeded.
         sent = sum(row[f'bytes {INVERSES}'] for row in rows)
         assert sent == (item * (sum(halves) + 2 * len(halves)) if is_kfac else 0)
+        # What is computed for layers, of which each is with one process, goes to all.
+        per_layer = DIRECTIONS if method.endswith('spectral') else PRECONDITIONED
+        sent = sum(row[f'bytes {per_layer}'] for row in rows)
+        in_layers = item * sum(p.numel() for layer in layers for p in layer.parameters)
+        if is_kfac:
+            # Those of one process are filled up to the length of the other's.
+            assert in_layers <= sent < 1.5 * in_layers
+        else:
+            assert sent == 0
