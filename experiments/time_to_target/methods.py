@@ -111,8 +111,17 @@ AVERAGED = {
         label=f'{method.label}, averaged',
         changes={**method.changes, 'step_hint_factor': 1.0, 'averaging_power': 16.0},
     )
-    for name, method in {**METHODS, **SPECTRAL}.items()
+    for name, method in METHODS.items()
     if method.submission == 'kfac'
+}
+# The same of the spectral rule, whose points with averages are others.
+SPECTRAL_AVERAGED = {
+    f'{name}_averaged': dataclasses.replace(
+        method,
+        label=f'{method.label}, averaged',
+        search_space='kfac_spectral_averaged',
+    )
+    for name, method in SPECTRAL.items()
 }
 # The five points that AlgoPerf gets.
 SUBMITTED = {'kfac_submission': Method('K-FAC (submission)', 'kfac', SUBMISSION)}
@@ -183,5 +192,6 @@ def all_methods(workload: str) -> dict[str, Method]:
         **FEWER_POSITIONS,
         **SPECTRAL,
         **AVERAGED,
+        **SPECTRAL_AVERAGED,
         **SUBMITTED,
     }

@@ -66,7 +66,7 @@ def test_spectral_methods_differ_in_the_approximation_alone():
 
 
 def test_averaged_methods_have_no_schedule_of_their_own():
-    for method in methods.AVERAGED.values():
+    for method in (*methods.AVERAGED.values(), *methods.SPECTRAL_AVERAGED.values()):
         schedules = {
             (point['step_hint_factor'], point['averaging_power'])
             for point in method.points

@@ -353,6 +353,12 @@ def test_factors_that_have_always_vanished_are_named(caplog):
     assert len([m for m in messages if 'has vanished' in m]) == 6
 
 
+def test_only_programs_of_a_cpu_are_compiled_in_a_hurry():
+    assert jax_submission._compiler_options('cpu')
+    for backend in ('gpu', 'tpu'):
+        assert jax_submission._compiler_options(backend) is None
+
+
 class TestRestOfTheContract:
     def test_mistakes_end_the_run_before_its_first_step(self):
         with pytest.raises(ValueError, match='approximation'):
