@@ -177,7 +177,7 @@ def _compiled(
     compiled = functools.partial(
         jax.jit,
         out_shardings=sharding.replicated(),
-        compiler_options=_compiler_options(jax.default_backend()),
+        compiler_options=compiler_options(jax.default_backend()),
     )
 
     def inverses(kfac: KFACState) -> KFACState:
@@ -214,7 +214,7 @@ def _compiled(
     )
 
 
-def _compiler_options(backend: str) -> dict[str, int] | None:
+def compiler_options(backend: str) -> dict[str, int] | None:
     """Returns what the compiler is told beyond its defaults.
 
     For a CPU its highest level of optimisation takes a third more time and makes steps

@@ -39,16 +39,22 @@ Timers = dict[str, Callable[[], float]]
 _FIRST_STEPS = 3
 
 
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles as the submission does."""
+    options = jax_submission.compiler_options(jax.default_backend())
+    return jax.jit(function, compiler_options=options)
+
+
 def _stages_without_kfac(run: Run) -> tuple[Stages, tuple[Any, Any, Any]]:
     """Returns the parts of NAdamW's step, and parameters, batch and gradients."""
     batch, key = sharding.shard_batch(next(run.training.queue)), run.training.key
     # Copies: a step takes over the arrays of the run.
     params, model_state = jax.tree.map(jnp.copy, run.training.state[1:])
     optimizer = FirstOrderOptimizer(run.settings, None)
-    passes = jax.jit(
+    passes = _compiled(
         functools.partial(jax_submission.passes, run.training.workload, run.settings)
     )
-    first_order = jax.jit(
+    first_order = _compiled(
         lambda params, gradients, state: optimizer.step(
             params, gradients, state, None, 1e-3
         )
@@ -81,7 +87,7 @@ def _stages_of_kfac(
     model_state = jax.tree.map(jnp.copy, run.training.state[2])
     watched_passes = {
         fisher_type: functools.partial(
-            jax.jit(_watched_passes(run, preconditioner, fisher_type)),
+            _compiled(_watched_passes(run, preconditioner, fisher_type)),
             params,
             model_state,
             batch,
@@ -95,9 +101,9 @@ def _stages_of_kfac(
     if not with_factor_work:
         return stages
     _, watched = watched_passes['monte_carlo']()
-    update = jax.jit(preconditioner.update_factors)
-    invert = jax.jit(preconditioner.update_inverses)
-    precondition = jax.jit(preconditioner.precondition)
+    update = _compiled(preconditioner.update_factors)
+    invert = _compiled(preconditioner.update_inverses)
+    precondition = _compiled(preconditioner.precondition)
     empty = preconditioner.init(params)
     filled = update(empty, *watched)
     inverted = invert(filled)

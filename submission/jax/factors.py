@@ -28,24 +28,25 @@ class KroneckerFactors:
 
     Attributes:
       stacks: Which factors each array holds; the vectors are in its order.
-      keeps_roots: Whether `inverse` holds roots.
       moving_average: Exponential moving averages of the factors, `[n, groups, d, d]`
         for each stack, not bias-corrected; zero before the first statistic.
       averaged_weight: Sums of the weights in the averages, 1 - decay**updates,
         `[factors]`.
       inverse: Damped inverses in units of the factors' mean eigenvalues, shaped like
-        the averages, or lower triangular R with R.T R these; the identity, which
-        preconditions nothing, until there is one.
+        the averages; the identity, which preconditions nothing, until there is one.
+        Empty where roots are kept.
       inverted_scale: Mean eigenvalues of the factors that the inverses were computed
         from, `[factors]`; zero until there is one.
+      inverse_root: Lower triangular R with R.T R the inverses, kept in the place of
+        these where that is what the first-order rule uses; otherwise empty.
     """
 
     stacks: FactorStacks = flax.struct.field(pytree_node=False)
-    keeps_roots: bool = flax.struct.field(pytree_node=False)
     moving_average: tuple[jax.Array, ...]
     averaged_weight: jax.Array
     inverse: tuple[jax.Array, ...]
     inverted_scale: jax.Array
+    inverse_root: tuple[jax.Array, ...] = ()
 
     @classmethod
     def empty(
@@ -54,27 +55,28 @@ class KroneckerFactors:
         """Returns factors of the given shapes before their first statistics."""
         stacks = FactorStacks.of(shapes)
         stacked = stacks.stacked_shapes()
+        identities = tuple(
+            jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
+            for shape in stacked
+        )
         return cls(
             stacks,
-            keeps_roots,
             tuple(jnp.zeros(shape, dtype) for shape in stacked),
             jnp.zeros(len(shapes), dtype),
-            tuple(
-                jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
-                for shape in stacked
-            ),
+            () if keeps_roots else identities,
             jnp.zeros(len(shapes), dtype),
+            identities if keeps_roots else (),
         )
 
     def inverse_of(self, name: str) -> jax.Array:
         """Returns the inverse of a factor, `[groups, d, d]`."""
-        kept = self.stacks.pick(self.inverse, name)
-        return inverses_from_roots(kept) if self.keeps_roots else kept
+        if self.inverse_root:
+            return inverses_from_roots(self.inverse_root_of(name))
+        return self.stacks.pick(self.inverse, name)
 
     def inverse_root_of(self, name: str) -> jax.Array:
         """Returns the root of a factor's inverse, where roots are kept."""
-        assert self.keeps_roots
-        return self.stacks.pick(self.inverse, name)
+        return self.stacks.pick(self.inverse_root, name)
 
     def update(
         self, statistics: Mapping[str, jax.Array], decay: float
@@ -145,20 +147,21 @@ class KroneckerFactors:
         """
         if not self.moving_average:
             return self, jnp.zeros((), jnp.int32)
-        inverses, all_means, all_succeeded = [], [], []
+        keeps_roots = bool(self.inverse_root)
+        renewed, all_means, all_succeeded = [], [], []
         has_statistics = self.averaged_weight > 0
         for average, sizes, known, last in zip(
             self.moving_average,
             self.stacks.sizes,
             self.stacks.split(has_statistics),
-            self.inverse,
+            self.inverse_root if keeps_roots else self.inverse,
             strict=True,
         ):
-            inverse, means, succeeded = damped_inverses(
-                average, sizes, damping, on_all_devices, self.keeps_roots
+            found, means, succeeded = damped_inverses(
+                average, sizes, damping, on_all_devices, keeps_roots
             )
             is_new = (succeeded & known)[:, None, None, None]
-            inverses.append(jnp.where(is_new, inverse, last))
+            renewed.append(jnp.where(is_new, found, last))
             all_means.append(means)
             all_succeeded.append(succeeded)
         succeeded = jnp.concatenate(all_succeeded)
@@ -173,8 +176,9 @@ class KroneckerFactors:
         return (
             dataclasses.replace(
                 self,
-                inverse=tuple(inverses),
                 inverted_scale=scale,
+                inverse=() if keeps_roots else tuple(renewed),
+                inverse_root=tuple(renewed) if keeps_roots else (),
             ),
             (has_statistics & ~succeeded).sum(dtype=jnp.int32),
         )

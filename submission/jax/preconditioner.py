@@ -63,8 +63,9 @@ class KFACPreconditioner:
           parameter_shapes: Parameter name, parts joined by '/', to shape.
           applications: The model's modules, from `find_applications`.
           settings: The trial's settings; `approximation` is not `none`.
-          on_all_devices: Whether the state is replicated over all devices, each of
-            which then inverts a share of the factors.
+          on_all_devices: Whether state and gradients are replicated over all devices,
+            each of which then inverts a share of the factors and preconditions a share
+            of the gradients.
 
         Raises:
           ValueError: If the names are those of all of a model's variables.

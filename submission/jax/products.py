@@ -37,15 +37,18 @@ def by_layer(
       Layer name to what the function returns.
     """
     function = functools.partial(in_turn_on_cpus, function)
-    if on_all_devices:
-        function = functools.partial(in_shares, function)
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for name, matrix in matrices[0].items():
         by_shape.setdefault(matrix.shape, []).append(name)
     found: dict[str, jax.Array] = {}
     for names in by_shape.values():
         stacks = (jnp.stack([kind[name] for name in names]) for kind in matrices)
-        found.update(zip(names, function(*stacks), strict=True))
+        # Of a single layer there is nothing to share out.
+        if on_all_devices and len(names) > 1:
+            outcome = in_shares(function, *stacks)
+        else:
+            outcome = function(*stacks)
+        found.update(zip(names, outcome, strict=True))
     return found
 
 

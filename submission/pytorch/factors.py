@@ -19,7 +19,7 @@ class KroneckerFactor:
         not bias-corrected; None before the first statistic.
       averaged_weight: Sum of the weights in the average, 1 - decay**updates.
       inverse: Damped inverse in units of the factor's mean eigenvalue,
-        `[groups, d, d]`; None until there is one, and where its root is kept.
+        `[groups, d, d]`; None until there is one, and where a root is kept.
       inverted_scale: Mean eigenvalue of the factor that was inverted.
       inverse_root: Lower triangular R with R.T R the inverse, `[groups, d, d]`, kept in
         its place where that is what the first-order rule uses.
@@ -36,6 +36,11 @@ class KroneckerFactor:
         """The moving average, where there is one."""
         assert self.moving_average is not None
         return self.moving_average
+
+    def renew(self, matrix: Tensor, scale: Tensor, is_root: bool) -> None:
+        """Takes over a new inverse, or the root of one."""
+        self.inverted_scale = scale
+        self.inverse, self.inverse_root = (None, matrix) if is_root else (matrix, None)
 
     def current_inverse(self) -> Tensor | None:
         """Returns the inverse, from its root where that is kept; None without one."""

@@ -184,11 +184,7 @@ class KFACPreconditioner:
             pending, inverses, succeeded, strict=True
         ):
             if is_good:
-                factor.inverted_scale = new.scale
-                if self._settings.keeps_inverse_roots:
-                    factor.inverse_root = new.matrix
-                else:
-                    factor.inverse = new.matrix
+                factor.renew(new.matrix, new.scale, self._settings.keeps_inverse_roots)
                 continue
             self.counters['failed_inverses'] += 1
             logging.warning(
@@ -383,6 +379,13 @@ class KFACPreconditioner:
                 ('A', factor_a, layer.input_dim),
                 ('B', factor_b, layer.output_dim),
             ):
+                if factor.inverse_root is not None:
+                    # Of another rule, which keeps roots, or besides inverses.
+                    if self._settings.keeps_inverse_roots:
+                        factor.inverse = None
+                    else:
+                        factor.inverse = factor.current_inverse()
+                        factor.inverse_root = None
                 expected = (layer.groups, dim, dim)
                 average = factor.moving_average
                 if average is not None and tuple(average.shape) != expected:

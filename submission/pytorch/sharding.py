@@ -1,8 +1,9 @@
 """Work and statistics that the processes of a distributed run share.
 
 Every process holds the same model, and so the same list of layers and, after each
-exchange, the same factors. Who inverts which factor follows from their sizes, without
-a word between the processes.
+exchange, the same factors and gradients. Who inverts which factor, and who
+preconditions the gradient of which layer, follows from their sizes, without a word
+between the processes.
 """
 
 import functools

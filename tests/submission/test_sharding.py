@@ -127,6 +127,12 @@ class TestShardedInverses:
         assert sum(map(len, sent.values())) == sum(halves) + 2 * len(halves)
 
 
+def _inverted(layer, dim, seed):
+    """State of a factor whose inverse has this or that root."""
+    root = double(layer.groups, dim, dim, seed=seed).tril().to(layer.weight.dtype)
+    return {'inverted_scale': root.new_ones(()), 'inverse_root': root}
+
+
 class TestInShares:
     """What is computed for each layer in every step."""
 
@@ -140,7 +146,23 @@ class TestInShares:
                 'other': nn.Linear(5, 5),
             }
         )
-        return KFACPreconditioner(model, Settings(first_order_rule=rule))
+        preconditioner = KFACPreconditioner(model, Settings(first_order_rule=rule))
+        preconditioner.load_state_dict(
+            {
+                'layers': {
+                    layer.name: {
+                        side: _inverted(layer, dim, seed)
+                        for seed, (side, dim) in enumerate(
+                            (('a', layer.input_dim), ('b', layer.output_dim))
+                        )
+                    }
+                    for layer in preconditioner.layers
+                },
+                'unreached': [],
+                'counters': preconditioner.counters,
+            }
+        )
+        return preconditioner
 
     def _found(self, rule, without=()):
         preconditioner = self._preconditioner(rule)
@@ -188,6 +210,10 @@ class TestInShares:
             assert found.keys() == expected.keys()
             for name, part in found.items():
                 torch.testing.assert_close(part, expected[name])
+        # Something has been computed.
+        given = {n: double(*part.shape, seed=len(n)) for n, part in expected.items()}
+        for name, part in expected.items():
+            assert not torch.allclose(part.double(), given[name], rtol=0.1)
 
     def test_each_computes_its_own_alone(self, monkeypatch):
         computed, compute = [], spectral.polar_factors

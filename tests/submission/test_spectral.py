@@ -127,20 +127,23 @@ def matrix_of(layer, named):
     return layer.to_matrix([named[name] for name in layer.parameter_names])
 
 
+def take_factors(preconditioner, first_seed=0):
+    """Moves the averages to random factors, and inverts."""
+    factors = {
+        layer.name: (
+            _spd(layer.groups, layer.input_dim, seed=first_seed + 2 * n),
+            _spd(layer.groups, layer.output_dim, seed=first_seed + 2 * n + 1),
+        )
+        for n, layer in enumerate(preconditioner.layers)
+    }
+    _update(preconditioner, factors)
+    preconditioner.update_inverses()
+
+
 @pytest.fixture
 def preconditioner():
     preconditioner = make_preconditioner(make_model())
-    _update(
-        preconditioner,
-        {
-            layer.name: (
-                _spd(layer.groups, layer.input_dim, seed=2 * n),
-                _spd(layer.groups, layer.output_dim, seed=2 * n + 1),
-            )
-            for n, layer in enumerate(preconditioner.layers)
-        },
-    )
-    preconditioner.update_inverses()
+    take_factors(preconditioner)
     return preconditioner
 
 
@@ -345,26 +348,67 @@ def test_roots_in_jax():
         )
 
 
-@pytest.mark.parametrize('stacked', [False, True])
-def test_gradients_are_preconditioned_with_roots_too(
-    preconditioner, monkeypatch, stacked
-):
-    monkeypatch.setattr(
-        preconditioner_module, 'gains_from_stacks', lambda layer: stacked
-    )
-    plain = KFACPreconditioner(make_model(), Settings(damping=0.1))
-    plain.load_state_dict(preconditioner.state_dict())
-    plain.update_inverses()
-    momenta = make_momenta(plain)
-    gradients = [
+def gradients_of(preconditioner):
+    momenta = make_momenta(preconditioner)
+    return [
         (layer, [momenta[name] for name in layer.parameter_names])
-        for layer in plain.layers
+        for layer in preconditioner.layers
     ]
-    expected = plain.precondition_all(gradients)
-    of_roots = preconditioner.precondition_all(gradients)
-    for parts, found in zip(expected, of_roots, strict=True):
-        for part, other in zip(parts, found, strict=True):
-            torch.testing.assert_close(other, part)
+
+
+def assert_preconditions_alike(one, other):
+    pairs = zip(
+        one.precondition_all(gradients_of(one)),
+        other.precondition_all(gradients_of(other)),
+        strict=True,
+    )
+    for parts, others in pairs:
+        for part, expected in zip(parts, others, strict=True):
+            torch.testing.assert_close(part, expected)
+
+
+@pytest.mark.parametrize('stacked', [False, True])
+class TestRootsAndInverses:
+    @pytest.fixture(autouse=True)
+    def _where_stacks_gain(self, monkeypatch, stacked):
+        monkeypatch.setattr(
+            preconditioner_module, 'gains_from_stacks', lambda layer: stacked
+        )
+
+    @pytest.fixture
+    def plain(self):
+        """Keeps inverses, of the factors of `preconditioner`."""
+        plain = KFACPreconditioner(make_model(), Settings(damping=0.1))
+        take_factors(plain)
+        return plain
+
+    def test_gradients_are_preconditioned_with_roots_too(self, preconditioner, plain):
+        assert_preconditions_alike(preconditioner, plain)
+
+    def test_a_rule_that_keeps_inverses_takes_over_roots(self, preconditioner, plain):
+        take_factors(plain, first_seed=40)
+        plain.load_state_dict(preconditioner.state_dict())
+        assert_preconditions_alike(plain, preconditioner)
+        for made in (plain, preconditioner):
+            take_factors(made, first_seed=40)
+        assert_preconditions_alike(plain, preconditioner)
+
+    @pytest.mark.parametrize('with_roots', [False, True])
+    def test_a_rule_that_keeps_roots_takes_over_inverses(
+        self, preconditioner, plain, with_roots
+    ):
+        state = (preconditioner if with_roots else plain).state_dict()
+        for name, sides in plain.state_dict()['layers'].items():
+            for side, values in sides.items():
+                state['layers'][name][side]['inverse'] = values['inverse']
+        restored = make_preconditioner(make_model())
+        restored.load_state_dict(state)
+        assert_preconditions_alike(restored, plain)
+        for made in (plain, restored):
+            take_factors(made, first_seed=40)
+        assert_preconditions_alike(restored, plain)
+        for sides in restored.state_dict()['layers'].values():
+            assert all(values['inverse'] is None for values in sides.values())
 
 
 def test_gradients_are_preconditioned_with_roots_too_in_jax():

@@ -354,9 +354,9 @@ def test_factors_that_have_always_vanished_are_named(caplog):
 
 
 def test_only_programs_of_a_cpu_are_compiled_in_a_hurry():
-    assert jax_submission._compiler_options('cpu')
+    assert jax_submission.compiler_options('cpu')
     for backend in ('gpu', 'tpu'):
-        assert jax_submission._compiler_options(backend) is None
+        assert jax_submission.compiler_options(backend) is None
 
 
 class TestRestOfTheContract:
