@@ -90,7 +90,7 @@ class Operation:
         entries.
       bytes: Read from and written to memory.
       sent: Bytes that each device sends.
-      kernels: Number of kernels it takes.
+      kernels: Number of kernels it takes; a fraction of one that others use too.
       tensors: Number of tensors in the list that it works on.
       columns: Of a factorisation, which come one after another.
     """
@@ -99,7 +99,7 @@ class Operation:
     flops: float
     bytes: float
     sent: float = 0.0
-    kernels: int = 1
+    kernels: float = 1
     tensors: int = 1
     columns: int = 0
 

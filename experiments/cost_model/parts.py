@@ -1,5 +1,6 @@
 """The parts of a K-FAC step, as operations on one of several devices."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -200,32 +201,45 @@ class StepCost:
 
     def preconditioning(self) -> Part:
         """Two small products a layer."""
-        return self._in_shares(_preconditioning_cost, _both_sides)
+        return self._in_shares(
+            _preconditioning_cost, _both_sides, together=not self.on_cpu
+        )
 
     def spectral_directions(self) -> Part:
         """The spectral rule, in the place of `preconditioning`.
 
-        Roots on both sides, before and after the polar factor. Layers of equal shape
-        share their products, which is not counted, so that on accelerators there are
-        fewer kernels.
+        Roots on both sides, before and after the polar factor.
         """
         return self._in_shares(
             _direction_cost,
             lambda layer: (*2 * _both_sides(layer), *_polar_factor(layer)),
+            together=True,
         )
 
     def _in_shares(
-        self, cost: Callable[[Layer], int], work: Callable[[Layer], Part]
+        self,
+        cost: Callable[[Layer], int],
+        work: Callable[[Layer], Part],
+        *,
+        together: bool,
     ) -> Part:
         """The work on the layers of the device with the most; all get what comes of it.
 
         Args:
           cost: By which layers are shared out.
           work: What a layer takes.
+          together: Whether layers of equal shape share their kernels.
         """
         layers = [layer for layer in self.model.layers for _ in range(layer.count)]
         own = largest_share(layers, self.devices, cost)
-        part = tuple(operation for layer in own for operation in work(layer))
+        counts = collections.Counter(layer.factor_dims for layer in own)
+        part: Part = ()
+        for layer in own:
+            share = 1 / counts[layer.factor_dims] if together else 1
+            part += tuple(
+                dataclasses.replace(operation, kernels=operation.kernels * share)
+                for operation in work(layer)
+            )
         if self.devices == 1:
             return part
         size = FLOAT_BYTES * sum(layer.parameters for layer in layers)
