@@ -1,6 +1,7 @@
 """How long JAX has compiled, from the events that it reports itself."""
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,10 @@ _EVENT_PREFIX = '/jax/core/compile/'
 
 
 class CompilationTime:
-    """Adds up the durations of compilation events; nested ones count once.
+    """The time during which anything was compiled, however many at once.
 
-    A function is traced while the one that calls it is, and both report.
+    A function is traced while the one that calls it is, and both report; and several
+    threads can compile.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,7 +26,8 @@ class CompilationTime:
             clock: Returns seconds.
         """
         self._clock = clock
-        # Ends and lengths of spans that no later span has covered so far.
+        self._lock = threading.Lock()
+        # Starts and ends of spans, in order, that do not overlap.
         self._spans: list[tuple[float, float]] = []
 
     @classmethod
@@ -39,7 +42,8 @@ class CompilationTime:
     @property
     def seconds(self) -> float:
         """Seconds spent on compiling so far."""
-        return sum(length for _, length in self._spans)
+        with self._lock:
+            return sum(end - start for start, end in self._spans)
 
     def add(self, event: str, duration_secs: float, **_: Any) -> None:
         """Adds an event that ends now.
@@ -50,7 +54,9 @@ class CompilationTime:
         """
         if not event.startswith(_EVENT_PREFIX):
             return
-        end = self._clock()
-        while self._spans and self._spans[-1][0] > end - duration_secs:
-            self._spans.pop()
-        self._spans.append((end, duration_secs))
+        with self._lock:
+            end = self._clock()
+            start = end - duration_secs
+            while self._spans and self._spans[-1][1] > start:
+                start = min(start, self._spans.pop()[0])
+            self._spans.append((start, end))
