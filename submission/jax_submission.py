@@ -25,7 +25,6 @@ from .jax.first_order import FirstOrderOptimizer, FirstOrderState
 from .jax.naming import flatten, unflatten
 from .jax.parameter_average import Model, ParameterAverage
 from .jax.preconditioner import KFACPreconditioner, KFACState
-from .jax.program import Program
 from .likelihood import Likelihood, likelihood_to_sample
 from .schedule import scheduled_learning_rate, with_scheduled_weight_decay
 from .settings import Settings, get_batch_size, validate_hyperparameters
@@ -129,7 +128,7 @@ class Steps:
 
     settings: Settings
     preconditioner: KFACPreconditioner | None
-    plain: Program
+    plain: Callable[..., Any]
     statistics: Callable[..., Any]
     inverses: Callable[..., Any]
     apply: Callable[..., Any]
@@ -203,7 +202,7 @@ def _compiled(
     return Steps(
         settings,
         preconditioner,
-        plain=Program(compiled(plain, donate_argnums=(0, 1, 2, 3))),
+        plain=compiled(plain, donate_argnums=(0, 1, 2, 3)),
         statistics=compiled(
             functools.partial(_statistics, workload, settings, preconditioner),
             donate_argnums=0,
@@ -427,11 +426,6 @@ def update_params(
     batch = sharding.shard_batch(batch)
     passed = None
     if preconditioner is not None and settings.is_statistics_step(global_step):
-        if settings.statistics_interval > 1:
-            # The next steps are plain; what this one needs is compiled meanwhile.
-            steps.plain.compile_ahead(
-                first_order, params, model_state, average, kfac, batch, rng, rates
-            )
         kfac, passed = steps.statistics(kfac, params, model_state, batch, rng)
     if preconditioner is not None and settings.is_inverse_step(global_step):
         kfac = steps.inverses(kfac)

@@ -122,7 +122,7 @@ def lowered_programs(run: Run, kind: str) -> list[Any]:
     rule = (state.first_order, params, model_state, average, state.kfac)
     rates = Rates(learning_rate=0.0, newest_share=0.0)
     if kind == 'plain':
-        return [steps.plain.function.lower(*rule, batch, training.key, rates)]
+        return [steps.plain.lower(*rule, batch, training.key, rates)]
     arguments = (state.kfac, params, model_state, batch, training.key)
     _, passes = jax.eval_shape(steps.statistics, *arguments)
     return [

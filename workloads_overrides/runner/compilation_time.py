@@ -1,7 +1,6 @@
 """How long JAX has compiled, from the events that it reports itself."""
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +12,9 @@ _EVENT_PREFIX = '/jax/core/compile/'
 
 
 class CompilationTime:
-    """The time during which anything was compiled, however many at once.
+    """Adds up the durations of compilation events; nested ones count once.
 
-    A function is traced while the one that calls it is, and both report; and several
-    threads can compile.
+    A function is traced while the one that calls it is, and both report.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,8 +24,7 @@ class CompilationTime:
             clock: Returns seconds.
         """
         self._clock = clock
-        self._lock = threading.Lock()
-        # Starts and ends of spans, in order, that do not overlap.
+        # Ends and lengths of spans that no later span has covered so far.
         self._spans: list[tuple[float, float]] = []
 
     @classmethod
@@ -42,8 +39,7 @@ class CompilationTime:
     @property
     def seconds(self) -> float:
         """Seconds spent on compiling so far."""
-        with self._lock:
-            return sum(end - start for start, end in self._spans)
+        return sum(length for _, length in self._spans)
 
     def add(self, event: str, duration_secs: float, **_: Any) -> None:
         """Adds an event that ends now.
@@ -54,9 +50,7 @@ class CompilationTime:
         """
         if not event.startswith(_EVENT_PREFIX):
             return
-        with self._lock:
-            end = self._clock()
-            start = end - duration_secs
-            while self._spans and self._spans[-1][1] > start:
-                start = min(start, self._spans.pop()[0])
-            self._spans.append((start, end))
+        end = self._clock()
+        while self._spans and self._spans[-1][0] > end - duration_secs:
+            self._spans.pop()
+        self._spans.append((end, duration_secs))

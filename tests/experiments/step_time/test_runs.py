@@ -48,6 +48,6 @@ def test_nadamw_leaves_no_step_out():
 def test_compilation_is_counted_apart():
     run = start('reduce, empirical', 'jax')
     seconds = [run.take(kind) for kind in ('statistics', 'plain', 'plain')]
-    assert min(run.training.compilation) == 0
+    assert list(run.training.compilation) == [0, 2]
     # A compiled step of this model takes less than a thousandth.
     assert all(0 < s < 0.5 * run.training.compilation[0] for s in seconds)

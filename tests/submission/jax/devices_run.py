@@ -55,7 +55,7 @@ def results_of(cases):
         (state, steps), params, _ = train(
             workload, point, *init(workload, point), range(STEPS), batches
         )
-        parts = (steps.plain.function, steps.statistics, steps.inverses, steps.apply)
+        parts = (steps.plain, steps.statistics, steps.inverses, steps.apply)
         assert [part._cache_size() for part in parts] == [1, 1, 1, 1]
         assert int(state.kfac.counters['factor_updates']) == 4
         both = {'trained': params, 'averaged': state.average.average.params}

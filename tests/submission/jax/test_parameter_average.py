@@ -67,5 +67,5 @@ def test_a_step_is_compiled_once():
     for step in range(STEPS):
         run = prepare_for_eval(*train(workload, point, *run, [step]))
     _, steps = run[0]
-    parts = (steps.plain.function, steps.statistics, steps.inverses, steps.apply)
+    parts = (steps.plain, steps.statistics, steps.inverses, steps.apply)
     assert [part._cache_size() for part in parts] == [1] * 4

@@ -72,7 +72,7 @@ def test_goes_on_bit_for_bit(changes):
         )
         _assert_equal((state, params, model_state), expected)
     has_kfac = int(state.kfac is not None)
-    parts = (steps.plain.function, steps.apply, steps.statistics, steps.inverses)
+    parts = (steps.plain, steps.apply, steps.statistics, steps.inverses)
     assert [part._cache_size() for part in parts] == [1, has_kfac, has_kfac, has_kfac]
 
 
@@ -97,5 +97,5 @@ def test_a_state_without_arrays_keeps_its_form(changes):
     checkpoint = found[0][0], *found[1:]
     assert jax.tree.structure(checkpoint) == jax.tree.structure(empty)
     _assert_equal(_through_bytes(checkpoint, empty), checkpoint)
-    parts = (steps.plain.function, steps.apply, steps.statistics, steps.inverses)
+    parts = (steps.plain, steps.apply, steps.statistics, steps.inverses)
     assert [part._cache_size() for part in parts] == [1, 1, 1, 1]

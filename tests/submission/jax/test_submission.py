@@ -157,7 +157,7 @@ class TestTraining:
 
 
 def _times_compiled(steps):
-    parts = (steps.plain.function, steps.statistics, steps.inverses, steps.apply)
+    parts = (steps.plain, steps.statistics, steps.inverses, steps.apply)
     return [part._cache_size() for part in parts]
 
 

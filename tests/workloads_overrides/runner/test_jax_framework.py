@@ -38,15 +38,6 @@ def test_nested_compilation_counts_once():
     assert counted.seconds == 7.0
 
 
-def test_compilations_of_several_threads_count_while_any_goes_on():
-    ends = iter([4.0, 10.0, 12.0, 13.0])
-    counted = CompilationTime(clock=lambda: next(ends))
-    # From 1 to 4, from 6 to 10, from 9 to 12, and from 3 to 13.
-    for length, total in ((3.0, 3.0), (4.0, 7.0), (3.0, 9.0), (10.0, 12.0)):
-        counted.add('/jax/core/compile/one', length)
-        assert counted.seconds == total
-
-
 def test_compilation_is_noticed_and_execution_is_not():
     @jax.jit
     def function(x):
