@@ -22,12 +22,3 @@ UPDATE_RMS = 0.2
 # Jordan et al.: fast for small singular values, which end between 0.7 and 1.2.
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 6
-
-
-def direction_cost(groups: int, d_out: int, d_in: int) -> int:
-    """Returns the multiplications that a layer's direction takes, in its products."""
-    small, large = sorted((d_out, d_in))
-    iteration = 2 * small**2 * large + small**3
-    # Roots on both sides, before and after the polar factor.
-    roots = 2 * (d_out**2 * d_in + d_out * d_in**2)
-    return groups * (roots + ITERATIONS * iteration)

@@ -9,9 +9,13 @@ from typing import TypeVar
 from experiments.cost_model.models import Layer, Model
 from experiments.cost_model.operations import FLOAT_BYTES, Operation, Part, pointwise
 from submission.pytorch.approximations import gram_blocks
-from submission.pytorch.preconditioner import preconditioning_cost
+from submission.pytorch.sharding import (
+    balanced_owners,
+    direction_cost,
+    preconditioning_cost,
+)
 from submission.settings import Settings
-from submission.spectral import ITERATIONS, direction_cost
+from submission.spectral import ITERATIONS
 
 # Reads and writes of one array of parameter size by NAdamW as `first_order` and
 # `moments` write it: two interpolations (3 each), square (3), the two quotients (3 and
@@ -202,7 +206,7 @@ class StepCost:
     def preconditioning(self) -> Part:
         """Two small products a layer."""
         return self._in_shares(
-            _preconditioning_cost, _both_sides, together=not self.on_cpu
+            preconditioning_cost, _both_sides, together=not self.on_cpu
         )
 
     def spectral_directions(self) -> Part:
@@ -211,14 +215,14 @@ class StepCost:
         Roots on both sides, before and after the polar factor.
         """
         return self._in_shares(
-            _direction_cost,
+            direction_cost,
             lambda layer: (*2 * _both_sides(layer), *_polar_factor(layer)),
             together=True,
         )
 
     def _in_shares(
         self,
-        cost: Callable[[Layer], int],
+        cost: Callable[[int, int, int], int],
         work: Callable[[Layer], Part],
         *,
         together: bool,
@@ -226,12 +230,16 @@ class StepCost:
         """The work on the layers of the device with the most; all get what comes of it.
 
         Args:
-          cost: By which layers are shared out.
+          cost: By which layers are shared out, of groups, d_out and d_in.
           work: What a layer takes.
           together: Whether layers of equal shape share their kernels.
         """
         layers = [layer for layer in self.model.layers for _ in range(layer.count)]
-        own = largest_share(layers, self.devices, cost)
+        own = largest_share(
+            layers,
+            self.devices,
+            lambda layer: cost(1, *reversed(layer.factor_dims)),
+        )
         counts = collections.Counter(layer.factor_dims for layer in own)
         part: Part = ()
         for layer in own:
@@ -299,32 +307,23 @@ def _polar_factor(layer: Layer) -> Part:
     return (*ITERATIONS * (product, squared, product, added), sizes)
 
 
-def _preconditioning_cost(layer: Layer) -> int:
-    a, b = layer.factor_dims
-    return preconditioning_cost(1, b, a)
-
-
-def _direction_cost(layer: Layer) -> int:
-    a, b = layer.factor_dims
-    return direction_cost(1, b, a)
-
-
 def largest_share(
     items: Sequence[Item], devices: int, cost: Callable[[Item], int]
 ) -> list[Item]:
     """Spreads work over devices; returns the largest share.
 
-    Each piece, the dearest first, goes to the device with the least so far.
+    As the submission does.
 
     Args:
       items: The pieces.
       devices: Number of devices.
       cost: What a piece takes.
     """
-    shares: list[list[Item]] = [[] for _ in range(devices)]
+    items = sorted(items, key=cost, reverse=True)
+    costs = [cost(item) for item in items]
+    owners = balanced_owners(costs, devices)
     loads = [0] * devices
-    for item in sorted(items, key=cost, reverse=True):
-        device = loads.index(min(loads))
-        shares[device].append(item)
-        loads[device] += cost(item)
-    return shares[loads.index(max(loads))]
+    for owner, taken in zip(owners, costs, strict=True):
+        loads[owner] += taken
+    largest = loads.index(max(loads))
+    return [item for item, owner in zip(items, owners, strict=True) if owner == largest]

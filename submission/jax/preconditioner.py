@@ -1,6 +1,6 @@
 """Kronecker factors of all layers, and the gradients preconditioned with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -228,32 +228,22 @@ class KFACPreconditioner:
             {layer.name: factors.inverse_of(f'{layer.name}/{side}') for layer in layers}
             for side in 'ab'
         )
-        matrices = {
-            layer.name: layer.to_matrix(
-                [gradients[name] for name in layer.parameter_names]
-            )
-            for layer in layers
-        }
-        # Inverses are at least in single precision, whatever the parameters are in.
-        precise = {
-            name: matrix.astype(inverses_b[name].dtype)
-            for name, matrix in matrices.items()
-        }
-        if self._on_all_devices:
-            found = by_layer(
-                _preconditioned, precise, inverses_a, inverses_b, on_all_devices=True
-            )
-        else:
-            found = {
+
+        def compute(matrices: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            if self._on_all_devices:
+                return by_layer(
+                    _preconditioned,
+                    matrices,
+                    inverses_a,
+                    inverses_b,
+                    on_all_devices=True,
+                )
+            return {
                 name: product(product(inverses_b[name], matrix), inverses_a[name])
-                for name, matrix in precise.items()
+                for name, matrix in matrices.items()
             }
-        preconditioned = dict(gradients)
-        for layer in layers:
-            matrix = found[layer.name].astype(matrices[layer.name].dtype)
-            parts = layer.from_matrix(matrix)
-            preconditioned.update(zip(layer.parameter_names, parts, strict=True))
-        return preconditioned
+
+        return {**gradients, **_through_matrices(compute, layers, gradients, factors)}
 
     def _layers_of(self, gradients: Mapping[str, jax.Array]) -> list[KFACLayer]:
         """Returns the layers that have gradients.
@@ -307,30 +297,20 @@ class KFACPreconditioner:
             }
             for side in 'ab'
         )
-        matrices = {
-            layer.name: layer.to_matrix(
-                [momenta[name] for name in layer.parameter_names]
-            )
-            for layer in layers
-        }
-        # Roots are at least in single precision, whatever the parameters are in.
-        precise = {
-            name: matrix.astype(roots_a[name].dtype)
-            for name, matrix in matrices.items()
-        }
         moves = {
             layer.name: jnp.stack(
                 [jnp.any(gradients[name] != 0) for name in layer.parameter_names]
             ).any()
             for layer in layers
         }
-        found = directions(precise, moves, roots_a, roots_b, self._on_all_devices)
-        by_parameter: dict[str, jax.Array] = {}
-        for layer in layers:
-            matrix = found[layer.name].astype(matrices[layer.name].dtype)
-            parts = layer.from_matrix(matrix)
-            by_parameter.update(zip(layer.parameter_names, parts, strict=True))
-        return by_parameter
+        return _through_matrices(
+            lambda matrices: directions(
+                matrices, moves, roots_a, roots_b, self._on_all_devices
+            ),
+            layers,
+            momenta,
+            factors,
+        )
 
     def curvature_scale(self, state: KFACState, layer: KFACLayer) -> jax.Array:
         """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
@@ -381,6 +361,38 @@ class KFACPreconditioner:
             return unflatten(preconditioned, updates), state
 
         return optax.GradientTransformationExtraArgs(self.init, update)
+
+
+def _through_matrices(
+    compute: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
+    layers: Sequence[KFACLayer],
+    named: Mapping[str, jax.Array],
+    factors: KroneckerFactors,
+) -> dict[str, jax.Array]:
+    """Computes with the matrices of layers, and returns parameters.
+
+    Args:
+      compute: Maps matrices by layer name to others.
+      layers: The layers.
+      named: Parameter name to what becomes a part of its layer's matrix.
+      factors: The Kronecker factors, which are at least in single precision, whatever
+        the parameters are in; so are the matrices.
+
+    Returns:
+      Parameter name to its part of what is computed, in the precision of `named`.
+    """
+    matrices = {
+        layer.name: layer.to_matrix([named[name] for name in layer.parameter_names])
+        for layer in layers
+    }
+    precision = factors.averaged_weight.dtype
+    found = compute({name: m.astype(precision) for name, m in matrices.items()})
+    by_parameter: dict[str, jax.Array] = {}
+    for layer in layers:
+        matrix = found[layer.name].astype(matrices[layer.name].dtype)
+        parts = layer.from_matrix(matrix)
+        by_parameter.update(zip(layer.parameter_names, parts, strict=True))
+    return by_parameter
 
 
 def _preconditioned(

@@ -42,6 +42,15 @@ class KroneckerFactor:
         self.inverted_scale = scale
         self.inverse, self.inverse_root = (None, matrix) if is_root else (matrix, None)
 
+    def keep_one(self, is_root: bool) -> None:
+        """Keeps no more than the inverse, or its root, whatever another rule kept."""
+        if self.inverse_root is None:
+            return
+        if is_root:
+            self.inverse = None
+        else:
+            self.inverse, self.inverse_root = self.current_inverse(), None
+
     def current_inverse(self) -> Tensor | None:
         """Returns the inverse, from its root where that is kept; None without one."""
         if self.inverse_root is None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..assignments import log_assignments
 from ..settings import Settings
-from ..spectral import direction_cost
 from ..vanishing import TELLING_UPDATES, log_vanished
 from . import communication
 from .approximations import ExpandSums, ReduceSums
@@ -19,7 +18,13 @@ from .factors import KroneckerFactor, update_averages
 from .inverses import vanishing_eigenvalue
 from .kfac_layer import KFACLayer
 from .layers import assign_parameters
-from .sharding import in_shares, sharded_inverses, sum_over_processes
+from .sharding import (
+    direction_cost,
+    in_shares,
+    preconditioning_cost,
+    sharded_inverses,
+    sum_over_processes,
+)
 from .spectral import SpectralStack
 from .stacks import (
     LayerStack,
@@ -379,13 +384,7 @@ class KFACPreconditioner:
                 ('A', factor_a, layer.input_dim),
                 ('B', factor_b, layer.output_dim),
             ):
-                if factor.inverse_root is not None:
-                    # Of another rule, which keeps roots, or besides inverses.
-                    if self._settings.keeps_inverse_roots:
-                        factor.inverse = None
-                    else:
-                        factor.inverse = factor.current_inverse()
-                        factor.inverse_root = None
+                factor.keep_one(self._settings.keeps_inverse_roots)
                 expected = (layer.groups, dim, dim)
                 average = factor.moving_average
                 if average is not None and tuple(average.shape) != expected:
@@ -398,11 +397,6 @@ class KFACPreconditioner:
         self._factors, self._stacks = restored, {}
         self._unreached = set(state_dict['unreached'])
         self.counters = dict(state_dict['counters'])
-
-
-def preconditioning_cost(groups: int, d_out: int, d_in: int) -> int:
-    """Returns the multiplications of a layer's preconditioning."""
-    return groups * (d_out**2 * d_in + d_out * d_in**2)
 
 
 def _by_parameter(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..spectral import ITERATIONS
 from . import communication
 from .approximations import FactorSums
 from .factors import KroneckerFactor, bias_corrected
@@ -160,6 +161,20 @@ def sharded_inverses(
                 groups, dim = shapes[index][:2]
                 inverses[index] = _unpacked_inverse(part, groups, dim, as_roots)
     return [inverses[index] for index in range(len(factors))]
+
+
+def preconditioning_cost(groups: int, d_out: int, d_in: int) -> int:
+    """Returns the multiplications of a layer's preconditioning."""
+    return groups * (d_out**2 * d_in + d_out * d_in**2)
+
+
+def direction_cost(groups: int, d_out: int, d_in: int) -> int:
+    """Returns those of its direction by the spectral rule, in products."""
+    small, large = sorted((d_out, d_in))
+    iteration = 2 * small**2 * large + small**3
+    # Roots on both sides, before and after the polar factor.
+    roots = 2 * preconditioning_cost(groups, d_out, d_in)
+    return roots + groups * ITERATIONS * iteration
 
 
 def in_shares(

@@ -10,10 +10,14 @@ from submission.pytorch import communication, sharding, spectral
 from submission.pytorch.approximations import FactorSums
 from submission.pytorch.factors import KroneckerFactor
 from submission.pytorch.layers import assign_parameters
-from submission.pytorch.preconditioner import KFACPreconditioner, preconditioning_cost
-from submission.pytorch.sharding import balanced_owners, sharded_inverses
+from submission.pytorch.preconditioner import KFACPreconditioner
+from submission.pytorch.sharding import (
+    balanced_owners,
+    direction_cost,
+    preconditioning_cost,
+    sharded_inverses,
+)
 from submission.settings import Settings
-from submission.spectral import direction_cost
 
 from .curvature import double
 
