@@ -5,14 +5,15 @@ Example::
     python -m experiments.long_schedules --workload=ogbg_chembl
 
 The hyperparameters of K-FAC were found on schedules of 1000 to 1500 steps, and
-AlgoPerf's are up to 200 times as long. Here the first point of
-`tuning_search_space.json` is trained for several times the step hint, with a
+AlgoPerf's are up to 200 times as long. Here K-FAC-reduce with a `fan_in_exponent` of 1
+and averaged parameters is trained for several times the step hint, with a
 `weight_decay_exponent` of 0 (the weight decay of the short schedules), 0.5 and 1, with
-dropout, label smoothing, a longer interval and K-FAC-expand beside the last; the tuned
-NAdamW reference with its own weight decay and more; and those of the points of SOAP and
-Muon that were fastest on the workload, with their own weight decay and with one that
-falls as the schedule grows, as K-FAC's does with an exponent of 1. Each trains to the
-end of its schedule.
+dropout, label smoothing, a longer interval and K-FAC-expand beside the last; each of
+the five points of `tuning_search_space.json` with its own exponents; the tuned NAdamW
+reference with its own weight decay and more; and those of the points of SOAP and Muon
+that were fastest on the workload, with their own weight decay and with one that falls
+as the schedule grows, as K-FAC's does with an exponent of 1. Each trains to the end of
+its schedule.
 
 Records go to `results/long_schedules/<workload>_pytorch.jsonl` as they come; what is
 recorded is not trained again. Prints a Markdown table with the validation metric on the
@@ -32,7 +33,7 @@ from absl import flags
 from experiments import command, compare, text_tables, trials, wide_models
 from experiments.seeds import parse_seeds
 from experiments.steps_to_target import format_steps
-from experiments.time_to_target.methods import METHODS, fastest_point
+from experiments.time_to_target.methods import AVERAGED, METHODS, fastest_point
 from experiments.trials import Record
 from experiments.variations.points import Point, choose_names
 from experiments.variations.results import Results
@@ -60,7 +61,7 @@ def points(workload: str, step_hint_factor: float) -> list[Point]:
       workload: Name of the workload.
       step_hint_factor: Length of the schedules in step hints.
     """
-    first = wide_models.five_points('of five')[0].hyperparameters
+    first = {**AVERAGED['kfac_reduce_averaged'].points[0], 'fan_in_exponent': 1.0}
     nadamw = compare.hyperparameters_of('nadamw', workload)
     whole = {**first, 'weight_decay_exponent': 1.0}
     hyperparameters = {
@@ -81,6 +82,10 @@ def points(workload: str, step_hint_factor: float) -> list[Point]:
             'inverse_interval': INTERVAL,
         },
         'K-FAC: exponent 1 and expand': {**whole, 'approximation': 'expand'},
+        **{
+            f'K-FAC: {point.name}': point.hyperparameters
+            for point in wide_models.five_points('of five')
+        },
         **{
             f'NAdamW: weight decay {decay:g}': {**nadamw, 'weight_decay': decay}
             for decay in NADAMW_WEIGHT_DECAYS

@@ -169,13 +169,18 @@ class Settings:
         wide ones, and on short schedules, whose weight decay is too much for long ones.
         They end their schedule after half of the step hint. A workload on which K-FAC
         is less than twice as fast would miss its target for good; with averaged
-        parameters the whole step hint takes no longer to the target.
+        parameters the whole step hint takes no longer to the target. The spectral
+        rule takes fewer steps than NAdamW's on all models that both were measured on,
+        and with `expand` no more than with `reduce`.
         """
         return cls(
+            learning_rate=0.014,
             step_hint_factor=1.0,
             weight_decay_exponent=0.75,
-            fan_in_exponent=1.0,
+            fan_in_exponent=0.5,
             averaging_power=16.0,
+            approximation='expand',
+            first_order_rule='spectral',
         )
 
     @classmethod

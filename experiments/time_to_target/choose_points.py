@@ -4,23 +4,28 @@ Example::
 
     python -m experiments.time_to_target.choose_points --output=tuning_search_space.json
 
-The candidates are the points of K-FAC-expand and K-FAC-reduce with averaged parameters,
-whose schedule is the whole step hint: with a schedule that ends when K-FAC reaches the
-targets here, a workload on which it takes longer would miss its target for good. A set
-of five is as good as the geometric mean, over workloads and seeds, of the fewest steps
-in which one of the set reached the target. The first point is that of the self-tuning
-ruleset; of the rest all combinations are compared, and they are written in the order in
-which each adds most. It trains nothing: records come from
+The candidates are the points of K-FAC-reduce, of K-FAC-expand and of the latter with
+the spectral rule, all with averaged parameters, whose schedule is the whole step hint:
+with a schedule that ends when K-FAC reaches the targets here, a workload on which it
+takes longer would miss its target for good. A set of five is as good as the geometric
+mean, over workloads and seeds, of the fewest steps in which one of the set reached the
+target. The first point is that of the self-tuning ruleset; of the rest all combinations
+are compared, and they are written in the order in which each adds most. Where sets are
+equally good K-FAC-reduce's points are preferred, since these were the fastest on wide
+models (`python -m experiments.time_to_target --workload=ogbg_chembl_full`). It trains
+nothing: records come from
 
-    python -m experiments.time_to_target \
-        --methods=kfac_expand_averaged,kfac_reduce_averaged --workload=...
+    python -m experiments.time_to_target --workload=... --methods=\
+        kfac_reduce_averaged,kfac_expand_averaged,kfac_expand_spectral_averaged
 
 These workloads' models are narrow and their schedules short; AlgoPerf's are neither. So
 the points are written with a `fan_in_exponent`, which lets learning rates carry over,
-and a `weight_decay_exponent`, which does so for weight decay: 1 and 0.75 for the first,
-as under the self-tuning ruleset. Of the others two have less of both and one has more
-of the latter, since how much smaller either should be differs between workloads. (The
-larger the steps of a layer, the more weight decay keeps it in its size.)
+and a `weight_decay_exponent`, which does so for weight decay. The rate of the spectral
+rule falls with the root of a layer's inputs, by which the spectral norm of an update of
+a given root mean square grows; that of NAdamW with the inputs, but for one point. The
+exponents of weight decay are from 0.5 to 1, since how much smaller it should be differs
+between workloads. (The larger the steps of a layer, the more weight decay keeps it in
+its size.)
 
 A trial that was ended because another of its study was sooner could have reached the
 target from its next evaluation on, or never. The choice takes the worst, that it counts
@@ -34,7 +39,8 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -45,18 +51,47 @@ from experiments.time_to_target.candidates import (
     load_candidates,
     mean_log_steps,
 )
-from experiments.time_to_target.methods import AVERAGED, RESULTS, TRIALS
+from experiments.time_to_target.methods import (
+    AVERAGED,
+    RESULTS,
+    SPECTRAL_AVERAGED,
+    TRIALS,
+)
 from submission.settings import Settings
 
-_CANDIDATES = ('kfac_expand_averaged', 'kfac_reduce_averaged')
-# Those that the points are written with, in their order.
-_EXPONENTS = (
-    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.75},
-    {'fan_in_exponent': 0.5, 'weight_decay_exponent': 0.5},
-    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 1.0},
-    {'fan_in_exponent': 0.5, 'weight_decay_exponent': 0.5},
-    {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.75},
+_CANDIDATES = (
+    'kfac_reduce_averaged',
+    'kfac_expand_averaged',
+    'kfac_expand_spectral_averaged',
 )
+# Those that the points of each rule are written with, in their order.
+_EXPONENTS = {
+    'spectral': (
+        {'fan_in_exponent': 0.5, 'weight_decay_exponent': 0.75},
+        {'fan_in_exponent': 0.5, 'weight_decay_exponent': 1.0},
+    ),
+    'nadamw': (
+        {'fan_in_exponent': 1.0, 'weight_decay_exponent': 1.0},
+        {'fan_in_exponent': 0.5, 'weight_decay_exponent': 0.5},
+        {'fan_in_exponent': 1.0, 'weight_decay_exponent': 0.75},
+    ),
+}
+
+
+def with_exponents(points: Iterable[Point]) -> list[dict[str, Any]]:
+    """Returns points with the exponents that those of their rule get, in turn.
+
+    Args:
+      points: Points of K-FAC, with a `first_order_rule`.
+    """
+    of_rule = {rule: itertools.cycle(given) for rule, given in _EXPONENTS.items()}
+    return [{**point, **next(of_rule[point['first_order_rule']])} for point in points]
+
+
+def points_by_method() -> dict[str, Sequence[Point]]:
+    """Returns the methods whose points can be chosen, and these."""
+    methods = {**AVERAGED, **SPECTRAL_AVERAGED}
+    return {name: methods[name].points for name in _CANDIDATES}
 
 
 def _sets(first: int, n_candidates: int) -> list[list[int]]:
@@ -140,7 +175,7 @@ def main() -> None:
         given.workloads,
         given.framework,
         pathlib.Path(given.results_dir),
-        {name: AVERAGED[name].points for name in _CANDIDATES},
+        points_by_method(),
     )
     candidates, worst, soonest = loaded.points, loaded.worst, loaded.soonest
     step_hints, first = loaded.step_hints, _first_of(loaded.points)
@@ -165,10 +200,7 @@ def main() -> None:
         for number in better:
             print(json.dumps(candidates[number]))
     output = pathlib.Path(given.output)
-    points = [
-        {**candidates[number], **exponents}
-        for number, exponents in zip(chosen, _EXPONENTS, strict=False)
-    ]
+    points = with_exponents(candidates[number] for number in chosen)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(points, indent=2) + '\n')
     print(f'Written to {output}')

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 
 import pytest
 
@@ -9,6 +10,7 @@ from experiments.time_to_target.methods import METHODS
 from experiments.variations.results import Results
 from submission.settings import Settings
 from tests.experiments.time_to_target.records import make_record
+from tests.test_tuning_search_space import PATH as SEARCH_SPACE
 
 WORKLOAD = 'ogbg_chembl'
 
@@ -47,8 +49,10 @@ def settings_of(name):
     return Settings.from_hyperparameters(POINTS[name].hyperparameters)
 
 
-def test_points_are_the_first_of_the_search_space_but_for_length_and_a_change():
-    kfac = {name: settings_of(name) for name in POINTS if name.startswith('K-FAC')}
+def test_points_of_kfac_differ_in_one_thing_but_for_the_exponent():
+    kfac = {
+        name: settings_of(name) for name in POINTS if name.startswith('K-FAC: exponent')
+    }
     assert [s.weight_decay_exponent for s in kfac.values()] == [0, 0.5, 1, 1, 1, 1, 1]
     assert [s.dropout_rate for s in kfac.values()] == [0, 0, 0, 0.1, 0, 0, 0]
     assert [s.label_smoothing for s in kfac.values()] == [0, 0, 0, 0, 0.1, 0, 0]
@@ -57,15 +61,22 @@ def test_points_are_the_first_of_the_search_space_but_for_length_and_a_change():
         assert each.statistics_interval == each.inverse_interval
         back = dataclasses.replace(
             each,
-            step_hint_factor=1.0,
-            weight_decay_exponent=Settings.self_tuning().weight_decay_exponent,
+            weight_decay_exponent=0.0,
             dropout_rate=0.0,
             label_smoothing=0.0,
             statistics_interval=10,
             inverse_interval=10,
             approximation='reduce',
         )
-        assert back == Settings.self_tuning()
+        assert back == settings_of('K-FAC: exponent 0')
+
+
+def test_the_five_points_differ_from_what_algoperf_gets_in_length_alone():
+    five = json.loads(SEARCH_SPACE.read_text())
+    names = [name for name in POINTS if name.endswith('of five')]
+    assert len(names) == len(five)
+    for name, point in zip(names, five, strict=True):
+        assert POINTS[name].hyperparameters == {**point, 'step_hint_factor': 4.0}
 
 
 def test_nadamw_is_the_reference_but_for_length_and_weight_decay():

@@ -18,10 +18,13 @@ def _settings(**changes):
 def test_no_hyperparameters_mean_the_self_tuning_ruleset():
     found = Settings.from_hyperparameters(None)
     expected = Settings(
+        learning_rate=0.014,
         step_hint_factor=1.0,
         weight_decay_exponent=0.75,
-        fan_in_exponent=1.0,
+        fan_in_exponent=0.5,
         averaging_power=16,
+        approximation='expand',
+        first_order_rule='spectral',
     )
     assert found == Settings.self_tuning() == expected
 

@@ -11,8 +11,10 @@ from experiments.time_to_target.choose_points import (
     _first_of,
     choose,
     could_be_better,
+    points_by_method,
+    with_exponents,
 )
-from experiments.time_to_target.methods import AVERAGED, RESULTS
+from experiments.time_to_target.methods import RESULTS
 from submission.settings import Settings
 from tests.experiments.time_to_target.records import make_record
 from tests.test_tuning_search_space import PATH as SEARCH_SPACE
@@ -82,6 +84,20 @@ def test_the_points_of_the_submission_are_chosen(tmp_path, monkeypatch, capsys):
     assert 'none is better' in capsys.readouterr().out
 
 
+def test_points_of_either_rule_get_its_exponents_in_turn():
+    rules = ['nadamw', 'spectral', 'spectral', 'nadamw', 'spectral']
+    given = with_exponents({'first_order_rule': rule} for rule in rules)
+    assert [point['first_order_rule'] for point in given] == rules
+    exponents = [(p['fan_in_exponent'], p['weight_decay_exponent']) for p in given]
+    assert exponents == [
+        (1.0, 1.0),
+        (0.5, 0.75),
+        (0.5, 1.0),
+        (0.5, 0.5),
+        (0.5, 0.75),  # Again from the first.
+    ]
+
+
 def test_best_of_a_set_counts_and_never_counts_as_the_step_hint():
     studies = {('gnn', 0): {0: 20, 1: 10}, ('vit', 0): {2: 300}}
     logs = mean_log_steps([0, 1], studies, STEP_HINTS)
@@ -112,9 +128,8 @@ def test_fewer_candidates_than_places():
 
 
 def test_the_self_tuning_point_is_among_the_candidates():
-    both = [AVERAGED[f'kfac_{a}_averaged'].points for a in ('expand', 'reduce')]
-    points = [*both[0], *both[1]]
+    points = [p for found in points_by_method().values() for p in found]
     first = points[_first_of(points)]
-    assert first['approximation'] == Settings.self_tuning().approximation
+    assert first['learning_rate'] == Settings.self_tuning().learning_rate
     with pytest.raises(ValueError, match='that of the self-tuning ruleset'):
         _first_of([point for point in points if point != first])
