@@ -2,7 +2,7 @@ r"""Checks an entry for the leaderboard, whoever wrote it.
 
 Example::
 
-    python -m leaderboard.check --entry=entries/kfac_reduce \
+    python -m leaderboard.check --entry=entries/kfac \
         --framework=pytorch --ruleset=external
 
 Prints a line for each violation, with its file and line, and exits with status 1 if

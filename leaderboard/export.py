@@ -3,9 +3,9 @@ r"""Writes the submission as an entry for AlgoPerf's leaderboard.
 Example::
 
     python -m leaderboard.export --framework=pytorch --ruleset=external \
-        --name=kfac_reduce --output_dir=entries
+        --name=kfac --output_dir=entries
 
-writes the folder `entries/kfac_reduce/` for one framework and ruleset, checks it and
+writes the folder `entries/kfac/` for one framework and ruleset, checks it and
 prints what is wrong with it, if anything. `leaderboard.layout` describes the folder.
 """
 
@@ -41,7 +41,7 @@ DESCRIPTION = (
     'K-FAC-expand and K-FAC-reduce for linear weight-sharing layers '
     '([Eschenhagen et al., 2023](https://arxiv.org/abs/2311.00636)): '
     'Kronecker-factored curvature, renewed every few steps, preconditions the gradient '
-    'for NAdamW.'
+    'for NAdamW or is the metric of steepest descent under the spectral norm.'
 )
 
 
