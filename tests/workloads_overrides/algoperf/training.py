@@ -74,7 +74,7 @@ class Run:
     def __init__(
         self, name, framework, module, hyperparameters, double=False, **properties
     ):
-        kind = registration.workload_class(name, framework)
+        kind = self._workload_class(name, framework)
         self.workload = type(kind.__name__, (kind,), properties)()
         self.framework, self.module, self.double = framework, module, double
         self.hyperparameters = named_tuple(hyperparameters)
@@ -92,6 +92,9 @@ class Run:
                 key(framework, 12),
             )
         self.step = 0
+
+    def _workload_class(self, name, framework):
+        return registration.workload_class(name, framework)
 
     def _precision(self):
         if self.double:
