@@ -328,15 +328,23 @@ def _kept_unless(counts: jax.Array, stepped: Any, before: Any) -> Any:
 
     One without arrays keeps its form. AlgoPerf's ViT begins with an empty
     mapping and returns None; that would be compiled anew, and could not be restored.
+    Arrays keep theirs too: the batch statistics of AlgoPerf's speech models begin as
+    `[features]` and come back as `[1, 1, features]`.
     """
     if not jax.tree.leaves(stepped):
         return before
     old = flatten(before)
     kept = {
-        name: jnp.where(counts, value, old[name]) if name in old else value
+        name: _kept_array(counts, value, old[name]) if name in old else value
         for name, value in flatten(stepped).items()
     }
     return unflatten(kept, stepped)
+
+
+def _kept_array(counts: jax.Array, stepped: jax.Array, before: jax.Array) -> jax.Array:
+    if stepped.size == before.size:
+        stepped = stepped.reshape(before.shape)
+    return jnp.where(counts, stepped, before)
 
 
 def _model_and_loss(

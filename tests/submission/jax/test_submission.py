@@ -161,6 +161,17 @@ def _times_compiled(steps):
     return [part._cache_size() for part in parts]
 
 
+class WiderStatistics(TinyWorkload):
+    """Gives running statistics back with leading axes, as AlgoPerf's speech does."""
+
+    def __init__(self):
+        super().__init__(model=TinyModel(batch_norm=True))
+
+    def model_fn(self, *args, **kwargs):
+        outputs, model_state = super().model_fn(*args, **kwargs)
+        return outputs, jax.tree.map(lambda x: x[None, None], model_state)
+
+
 class TestIntervals:
     def test_statistics_and_inverses(self):
         workload = TinyWorkload()
@@ -180,6 +191,13 @@ class TestIntervals:
         assert _times_compiled(steps) == [1, 1, 1, 1]
         assert int(state.kfac.counters['factor_updates']) == 6
         assert int(state.kfac.counters['inverse_updates']) == 4
+
+    def test_also_where_the_model_changes_the_shape_of_its_state(self):
+        narrow = TinyWorkload(model=TinyModel(batch_norm=True))
+        (_, steps), *trained = _run(WiderStatistics(), hyperparameters(), 4)
+        assert _times_compiled(steps) == [1, 1, 1, 1]
+        _, *expected = _run(narrow, hyperparameters(), 4)
+        _assert_equal(trained, expected)
 
     def test_nothing_is_captured_without_an_approximation(self):
         workload = TinyWorkload()
