@@ -84,11 +84,17 @@ def workload_class(name: str, framework: str) -> type[Any]:
     variant = VARIANTS[name]
     module_name, class_name = variant.implementations[framework].split(':')
     overrides = getattr(importlib.import_module(module_name), class_name)
-    stock = _stock_class(variant.stock, framework)
+    stock = stock_class(variant.stock, framework)
     return type(f'{class_name}{stock.__name__}', (overrides, stock), {})
 
 
-def _stock_class(name: str, framework: str) -> type[Any]:
+def stock_class(name: str, framework: str) -> type[Any]:
+    """Returns AlgoPerf's class of one of its own workloads.
+
+    Args:
+        name: Name of a workload of AlgoPerf.
+        framework: `'pytorch'` or `'jax'`.
+    """
     entry = workloads.WORKLOADS[name]
     found: type[Any] = workloads.import_workload(
         f'{workloads.BASE_WORKLOADS_DIR}{entry["workload_path"]}_{framework}/'

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from algoperf.workloads import workloads
 
+from workloads_overrides.algoperf import registration
 from workloads_overrides.algoperf.replacing import replaced
 
 NUM_CLASSES = 10
@@ -206,32 +206,26 @@ WORKLOADS = {
 
 def small_class(name, framework):
     """Returns AlgoPerf's class of a base workload, with a small model."""
-    entry, small = workloads.WORKLOADS[name], WORKLOADS[name]
-    stock = workloads.import_workload(
-        f'{workloads.BASE_WORKLOADS_DIR}{entry["workload_path"]}_{framework}/'
-        'workload.py',
-        entry['workload_class_name'],
-        return_class=True,
-    )
+    small = WORKLOADS[name]
+    stock = registration.stock_class(name, framework)
 
     class SmallWorkload(stock):
         def init_model_fn(self, rng):
             with contextlib.ExitStack() as stack:
                 if framework in small.replaced:
                     path, change = small.replaced[framework]
-                    holder, value = _found(sys.modules[stock.__module__], path)
-                    name = path.rpartition('.')[2]
-                    stack.enter_context(replaced(holder, name, change(value)))
+                    holder, part = _holder(sys.modules[stock.__module__], path)
+                    smaller = change(getattr(holder, part))
+                    stack.enter_context(replaced(holder, part, smaller))
                 return super().init_model_fn(rng)
 
     return type(stock.__name__, (SmallWorkload,), dict(small.properties))
 
 
-def _found(module, path):
-    """Returns what holds a name such as `models.ResNet50`, and its value."""
+def _holder(module, path):
+    """Returns what holds the last name of one such as `models.ResNet50`, and it."""
     *holders, name = path.split('.')
-    holder = functools.reduce(getattr, holders, module)
-    return holder, getattr(holder, name)
+    return functools.reduce(getattr, holders, module), name
 
 
 def fixed_batch(name, framework):

@@ -44,7 +44,7 @@ def test_a_variant_is_found_as_the_runner_looks_for_it(
     workload = workloads.import_workload(
         f'{path}/workload.py', entry['workload_class_name'], workload_init_kwargs={}
     )
-    stock_class = registration._stock_class(stock, framework)
+    stock_class = registration.stock_class(stock, framework)
     assert isinstance(workload, stock_class)
     assert workloads.get_base_workload_name(name) in ('ogbg', 'imagenet_vit')
     # What makes the variant a variant stays AlgoPerf's.
@@ -88,7 +88,7 @@ def test_an_unknown_workload_is_an_error_that_lists_the_known_ones():
 def test_a_small_model_has_the_layers_of_the_stock_one_but_narrower(stock):
     small = registration.workload_class(f'{stock}_small', 'pytorch')()
     model, _ = small.init_model_fn([1, 2])
-    original = registration._stock_class(stock, 'pytorch')()
+    original = registration.stock_class(stock, 'pytorch')()
     assert len(small.hidden_dims) == len(original.hidden_dims)
     assert small.hidden_dims[0] * 8 == original.hidden_dims[0]
     assert model.decoder.in_features == small.hidden_dims[0]
