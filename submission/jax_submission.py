@@ -180,6 +180,9 @@ def _compiled(
         compiler_options=compiler_options(jax.default_backend()),
     )
 
+    # Traced once for both programs that it is a part of.
+    apply = jax.jit(functools.partial(_apply, optimizer), inline=True)
+
     def inverses(kfac: KFACState) -> KFACState:
         assert preconditioner is not None
         return preconditioner.update_inverses(kfac)
@@ -195,9 +198,7 @@ def _compiled(
         rates: Rates,
     ) -> Updated:
         passed = passes(workload, settings, params, model_state, batch, rng)
-        return _apply(
-            optimizer, first_order, params, model_state, average, kfac, passed, rates
-        )
+        return apply(first_order, params, model_state, average, kfac, passed, rates)
 
     return Steps(
         settings,
@@ -208,9 +209,7 @@ def _compiled(
             donate_argnums=0,
         ),
         inverses=compiled(inverses, donate_argnums=0),
-        apply=compiled(
-            functools.partial(_apply, optimizer), donate_argnums=(0, 1, 2, 3)
-        ),
+        apply=compiled(apply, donate_argnums=(0, 1, 2, 3)),
     )
 
 

@@ -1,7 +1,7 @@
 """The Kronecker factors over time: their moving averages and their inverses."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import flax.struct
@@ -68,15 +68,25 @@ class KroneckerFactors:
             identities if keeps_roots else (),
         )
 
-    def inverse_of(self, name: str) -> jax.Array:
-        """Returns the inverse of a factor, `[groups, d, d]`."""
-        if self.inverse_root:
-            return inverses_from_roots(self.inverse_root_of(name))
-        return self.stacks.pick(self.inverse, name)
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The precision: at least single, whatever the parameters are in."""
+        return self.averaged_weight.dtype
 
-    def inverse_root_of(self, name: str) -> jax.Array:
-        """Returns the root of a factor's inverse, where roots are kept."""
-        return self.stacks.pick(self.inverse_root, name)
+    def inverses_of(self, names: Sequence[str]) -> jax.Array:
+        """Returns the inverses of factors of one shape, `[n, groups, d, d]`."""
+        if self.inverse_root:
+            return inverses_from_roots(self.inverse_roots_of(names))
+        return self.stacks.pick(self.inverse, names)
+
+    def inverse_roots_of(self, names: Sequence[str]) -> jax.Array:
+        """Returns the roots of inverses, where roots are kept."""
+        return self.stacks.pick(self.inverse_root, names)
+
+    def inverted_scales_of(self, names: Sequence[str]) -> jax.Array:
+        """Returns the mean eigenvalues that belong to the inverses, `[n]`."""
+        places = self.stacks.places
+        return self.inverted_scale[np.asarray([places[name] for name in names])]
 
     def update(
         self, statistics: Mapping[str, jax.Array], decay: float

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..fan_in import learning_rate_scales
 from ..settings import Settings
+from .matrices import MatrixStacks
 from .moments import MomentsState, scale_by_nadam, scale_by_nesterov
 from .naming import flatten, unflatten
 from .preconditioner import KFACPreconditioner, KFACState
@@ -47,30 +48,44 @@ class FirstOrderOptimizer:
         self._nadam = scale_by_nadam(beta1, settings.beta2)
         self._nesterov = scale_by_nesterov(beta1)
         layers = [] if preconditioner is None else preconditioner.layers
-        self._in_layers = {name for layer in layers for name in layer.parameter_names}
+        self._stacks = MatrixStacks.of(layers)
         self._scales = learning_rate_scales(layers, settings.fan_in_exponent)
 
-    def _adaptive(self, named: Mapping[str, jax.Array]) -> Named:
+    def _gather(self, named: Mapping[str, jax.Array]) -> Named:
+        """Puts stacks of matrices in the place of the parameters of K-FAC's layers."""
+        in_layers = self._stacks.parameter_names
+        others = {name: v for name, v in named.items() if name not in in_layers}
+        return {**others, **self._stacks.gather(named)}
+
+    def _split(self, gathered: Mapping[str, jax.Array]) -> Named:
+        """Undoes `_gather`."""
+        others = {n: v for n, v in gathered.items() if n not in self._stacks.layers}
+        return {**others, **self._stacks.split(gathered)}
+
+    def _adaptive(self, gathered: Mapping[str, jax.Array]) -> Named:
         """Picks the parameters whose update NAdamW makes or scales."""
         all_of_them = self.settings.first_order_rule in ('nadamw', 'grafted')
         return {
             name: value
-            for name, value in named.items()
-            if all_of_them or name not in self._in_layers
+            for name, value in gathered.items()
+            if all_of_them or name not in self._stacks.layers
         }
 
-    def _followed(self, named: Mapping[str, jax.Array]) -> Named:
+    def _followed(self, gathered: Mapping[str, jax.Array]) -> Named:
         """Picks the parameters that follow their momentum."""
         if self.settings.first_order_rule == 'nadamw':
             return {}
-        return {name: value for name, value in named.items() if name in self._in_layers}
+        return self._in_layers(gathered)
+
+    def _in_layers(self, gathered: Mapping[str, jax.Array]) -> Named:
+        return {stack: gathered[stack] for stack in self._stacks.layers}
 
     def init(self, params: Any) -> FirstOrderState:
         """Returns the state before the first step."""
-        named = flatten(params)
+        gathered = self._gather(flatten(params))
         return FirstOrderState(
-            self._nadam.init(self._adaptive(named)),
-            self._nesterov.init(self._followed(named)),
+            self._nadam.init(self._adaptive(gathered)),
+            self._nesterov.init(self._followed(gathered)),
             jnp.zeros((), jnp.int32),
         )
 
@@ -98,19 +113,20 @@ class FirstOrderOptimizer:
           Parameters, state, and the norm of the whole gradient before clipping.
         """
         settings = self.settings
-        named = flatten(gradients)
-        norm = _joint_norm(list(named.values()))
+        gathered = self._gather(flatten(gradients))
+        norm = _joint_norm(list(gathered.values()))
         if settings.grad_clip is not None:
             # The rule of AlgoPerf's baseline.
             factor = jnp.minimum(settings.grad_clip / (norm + 1e-6), 1.0)
-            named = {name: gradient * factor for name, gradient in named.items()}
-        updates, nadamw, momentum = self._updates(named, state, kfac_state)
+            gathered = {name: g * factor for name, g in gathered.items()}
+        directions, nadamw, momentum = self._directions(gathered, state, kfac_state)
+        updates = self._split(directions)
         for name, scale in self._scales.items():
             updates[name] = updates[name] * scale
         decay = 1.0 - learning_rate * settings.weight_decay
         now = flatten(params)
         stepped = {
-            name: value * decay - learning_rate * updates[name]
+            name: (value * decay - learning_rate * updates[name]).astype(value.dtype)
             for name, value in now.items()
         }
         finite = jnp.isfinite(norm)
@@ -126,56 +142,57 @@ class FirstOrderOptimizer:
             norm,
         )
 
-    def _updates(
+    def _directions(
         self, gradients: Named, state: FirstOrderState, kfac_state: KFACState | None
     ) -> tuple[Named, MomentsState, MomentsState]:
-        """Returns what the learning rate multiplies, and the moments."""
+        """Returns what the learning rate multiplies, gathered, and the moments."""
         preconditioner, rule = self._preconditioner, self.settings.first_order_rule
         if preconditioner is None or kfac_state is None:
-            updates, nadamw = self._nadam.update(gradients, state.nadamw)
-            return updates, nadamw, state.momentum
+            directions, nadamw = self._nadam.update(gradients, state.nadamw)
+            return directions, nadamw, state.momentum
         if rule == 'spectral':
-            updates, nadamw = self._nadam.update(
+            adapted, nadamw = self._nadam.update(
                 self._adaptive(gradients), state.nadamw
             )
             momenta, momentum = self._nesterov.update(
                 self._followed(gradients), state.momentum
             )
-            directions = preconditioner.spectral_directions(
-                kfac_state, momenta, gradients
+            steepest = preconditioner.spectral_directions(
+                kfac_state, momenta, self._in_layers(gradients)
             )
-            return {**updates, **directions}, nadamw, momentum
-        preconditioned = preconditioner.precondition(kfac_state, gradients)
-        if rule == 'nadamw':
-            updates, nadamw = self._nadam.update(preconditioned, state.nadamw)
-            return updates, nadamw, state.momentum
-        if rule == 'momentum':
-            for layer in preconditioner.layers:
-                scale = preconditioner.curvature_scale(kfac_state, layer)
-                for name in layer.parameter_names:
-                    # Half a preconditioner has no scale; follow the gradient until
-                    # then.
-                    preconditioned[name] = jnp.where(
-                        scale > 0,
-                        preconditioned[name] / jnp.where(scale > 0, scale, 1),
-                        gradients[name],
-                    )
-        updates, nadamw = self._nadam.update(self._adaptive(gradients), state.nadamw)
-        directions, momentum = self._nesterov.update(
-            self._followed(preconditioned), state.momentum
+            return {**adapted, **steepest}, nadamw, momentum
+        preconditioned = preconditioner.precondition_matrices(
+            kfac_state, self._stacks, self._in_layers(gradients)
         )
+        if rule == 'nadamw':
+            directions, nadamw = self._nadam.update(
+                {**gradients, **preconditioned}, state.nadamw
+            )
+            return directions, nadamw, state.momentum
+        if rule == 'momentum':
+            for stack, layers in self._stacks.layers.items():
+                scale = preconditioner.curvature_scales(kfac_state, layers)
+                scale = scale[:, None, None, None]
+                # Half a preconditioner has no scale; follow the gradient until then.
+                preconditioned[stack] = jnp.where(
+                    scale > 0,
+                    preconditioned[stack] / jnp.where(scale > 0, scale, 1),
+                    gradients[stack],
+                )
+        adapted, nadamw = self._nadam.update(self._adaptive(gradients), state.nadamw)
+        followed, momentum = self._nesterov.update(preconditioned, state.momentum)
         if rule == 'grafted':
-            for layer in preconditioner.layers:
-                names = layer.parameter_names
-                target = _joint_norm([updates[name] for name in names])
-                length = _joint_norm([directions[name] for name in names])
+            for stack in self._stacks.layers:
+                target, length = (
+                    jnp.sqrt(jnp.sum(of[stack] ** 2, (1, 2, 3), keepdims=True))
+                    for of in (adapted, followed)
+                )
                 # A layer without any gradient yet has no direction to rescale.
                 scale = jnp.where(
                     length > 0, target / jnp.where(length > 0, length, 1), 0
                 )
-                for name in names:
-                    directions[name] = directions[name] * scale
-        return {**updates, **directions}, nadamw, momentum
+                followed[stack] = followed[stack] * scale
+        return {**adapted, **followed}, nadamw, momentum
 
 
 def _joint_norm(arrays: Sequence[jax.Array]) -> jax.Array:

@@ -1,6 +1,6 @@
 """Kronecker factors of all layers, and the gradients preconditioned with them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +16,9 @@ from .capture import Capture
 from .factors import KroneckerFactors
 from .kfac_layer import KFACLayer
 from .layers import Application, assign_parameters
+from .matrices import MatrixStacks, Stacks
 from .naming import flatten, unflatten
-from .products import by_layer, product
+from .products import by_member
 from .spectral import directions
 from .weight_sharing import BatchStructure, sums_dtype
 
@@ -83,6 +84,7 @@ class KFACPreconditioner:
         self.layers, self.assignments = assign_parameters(
             parameter_shapes, applications, settings.max_factor_dimension
         )
+        self.stacks = MatrixStacks.of(self.layers)
         self._unreached: set[str] = set()
         self._is_vanishing_logged = False
         log_assignments(self.assignments)
@@ -223,27 +225,38 @@ class KFACPreconditioner:
         Raises:
           ValueError: If only some of a layer's gradients are there.
         """
-        layers, factors = self._layers_of(gradients), state.factors
-        inverses_a, inverses_b = (
-            {layer.name: factors.inverse_of(f'{layer.name}/{side}') for layer in layers}
-            for side in 'ab'
-        )
+        stacks = MatrixStacks.of(self._layers_of(gradients))
+        found = self.precondition_matrices(state, stacks, stacks.gather(gradients))
+        preconditioned = {
+            name: part.astype(gradients[name].dtype)
+            for name, part in stacks.split(found).items()
+        }
+        return {**gradients, **preconditioned}
 
-        def compute(matrices: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            if self._on_all_devices:
-                return by_layer(
-                    _preconditioned,
-                    matrices,
-                    inverses_a,
-                    inverses_b,
-                    on_all_devices=True,
-                )
-            return {
-                name: product(product(inverses_b[name], matrix), inverses_a[name])
-                for name, matrix in matrices.items()
-            }
+    def precondition_matrices(
+        self, state: KFACState, stacks: MatrixStacks, gradients: Stacks
+    ) -> Stacks:
+        """Does what `precondition` does, to gradients that are gathered in stacks.
 
-        return {**gradients, **_through_matrices(compute, layers, gradients, factors)}
+        Args:
+          state: The state; a side of a layer without an inverse is left out.
+          stacks: Which layers the stacks hold.
+          gradients: Their gradients.
+
+        Returns:
+          m_a m_b B**-1 G A**-1 for each layer.
+        """
+        factors, found = state.factors, {}
+        for stack, layers in stacks.layers.items():
+            inverses_a, inverses_b = map(factors.inverses_of, _names_of_factors(layers))
+            found[stack] = by_member(
+                _preconditioned,
+                gradients[stack].astype(factors.dtype),
+                inverses_a,
+                inverses_b,
+                on_all_devices=self._on_all_devices,
+            ).astype(gradients[stack].dtype)
+        return found
 
     def _layers_of(self, gradients: Mapping[str, jax.Array]) -> list[KFACLayer]:
         """Returns the layers that have gradients.
@@ -268,58 +281,43 @@ class KFACPreconditioner:
         return found
 
     def spectral_directions(
-        self,
-        state: KFACState,
-        momenta: Mapping[str, jax.Array],
-        gradients: Mapping[str, jax.Array],
-    ) -> dict[str, jax.Array]:
+        self, state: KFACState, momenta: Stacks, gradients: Stacks
+    ) -> Stacks:
         """Returns directions of steepest descent under the spectral norm.
 
         Args:
           state: The state; a side of a layer without an inverse counts as the
             identity.
-          momenta: Parameter name to the momentum of its gradient; layers may be left
-            out as a whole.
+          momenta: Momenta of the gradients of all layers, gathered in `self.stacks`.
           gradients: The gradients themselves; a layer moves where one is not zero.
 
         Returns:
-          Parameter name to direction, see `submission.spectral`, for all layers with
-          momenta.
-
-        Raises:
-          ValueError: If only some of a layer's momenta are there.
+          Each layer's direction, see `submission.spectral`.
         """
-        layers, factors = self._layers_of(momenta), state.factors
-        roots_a, roots_b = (
-            {
-                layer.name: factors.inverse_root_of(f'{layer.name}/{side}')
-                for layer in layers
-            }
-            for side in 'ab'
-        )
-        moves = {
-            layer.name: jnp.stack(
-                [jnp.any(gradients[name] != 0) for name in layer.parameter_names]
-            ).any()
-            for layer in layers
-        }
-        return _through_matrices(
-            lambda matrices: directions(
-                matrices, moves, roots_a, roots_b, self._on_all_devices
-            ),
-            layers,
-            momenta,
-            factors,
-        )
+        factors, found = state.factors, {}
+        for stack, layers in self.stacks.layers.items():
+            roots_a, roots_b = map(factors.inverse_roots_of, _names_of_factors(layers))
+            found[stack] = directions(
+                momenta[stack].astype(factors.dtype),
+                gradients[stack],
+                roots_a,
+                roots_b,
+                self._on_all_devices,
+            ).astype(momenta[stack].dtype)
+        return found
 
-    def curvature_scale(self, state: KFACState, layer: KFACLayer) -> jax.Array:
-        """Returns the mean eigenvalue m_a m_b of a layer's curvature block.
+    def curvature_scales(
+        self, state: KFACState, layers: Sequence[KFACLayer]
+    ) -> jax.Array:
+        """Returns the mean eigenvalues m_a m_b of the layers' curvature blocks, `[n]`.
 
         A preconditioned gradient divided by it is the direction of K-FAC at its
         natural scale. Zero if a side has no inverse yet.
         """
-        places, scale = state.factors.stacks.places, state.factors.inverted_scale
-        return scale[places[f'{layer.name}/a']] * scale[places[f'{layer.name}/b']]
+        scales_a, scales_b = map(
+            state.factors.inverted_scales_of, _names_of_factors(layers)
+        )
+        return scales_a * scales_b
 
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """Returns the preconditioner as an optax transformation, for `optax.chain`.
@@ -363,36 +361,11 @@ class KFACPreconditioner:
         return optax.GradientTransformationExtraArgs(self.init, update)
 
 
-def _through_matrices(
-    compute: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
-    layers: Sequence[KFACLayer],
-    named: Mapping[str, jax.Array],
-    factors: KroneckerFactors,
-) -> dict[str, jax.Array]:
-    """Computes with the matrices of layers, and returns parameters.
-
-    Args:
-      compute: Maps matrices by layer name to others.
-      layers: The layers.
-      named: Parameter name to what becomes a part of its layer's matrix.
-      factors: The Kronecker factors, which are at least in single precision, whatever
-        the parameters are in; so are the matrices.
-
-    Returns:
-      Parameter name to its part of what is computed, in the precision of `named`.
-    """
-    matrices = {
-        layer.name: layer.to_matrix([named[name] for name in layer.parameter_names])
-        for layer in layers
-    }
-    precision = factors.averaged_weight.dtype
-    found = compute({name: m.astype(precision) for name, m in matrices.items()})
-    by_parameter: dict[str, jax.Array] = {}
-    for layer in layers:
-        matrix = found[layer.name].astype(matrices[layer.name].dtype)
-        parts = layer.from_matrix(matrix)
-        by_parameter.update(zip(layer.parameter_names, parts, strict=True))
-    return by_parameter
+def _names_of_factors(layers: Sequence[KFACLayer]) -> tuple[list[str], list[str]]:
+    """Returns the names of the factors A, and of the factors B."""
+    sides = ([f'{layer.name}/{side}' for layer in layers] for side in 'ab')
+    names_a, names_b = sides
+    return names_a, names_b
 
 
 def _preconditioned(

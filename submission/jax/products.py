@@ -1,55 +1,34 @@
 """How matrices are multiplied and factorised where each device is fast, and safe."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from .sharding import in_shares
 
 
-def product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Multiplies `[groups, ...]` matrices; one group is a plain product."""
-    if left.shape[0] == 1:
-        # Batched products are slow on CPUs.
-        return (left[0] @ right[0])[None]
-    return left @ right
-
-
-def by_layer(
+def by_member(
     function: Callable[..., jax.Array],
-    *matrices: Mapping[str, jax.Array],
+    *stacks: jax.Array,
     on_all_devices: bool = False,
-) -> dict[str, jax.Array]:
-    """Applies a function to matrices of each layer, to layers of equal shape together.
-
-    A compiler takes its time for each operation and an accelerator for each launch.
+) -> jax.Array:
+    """Applies a function to all members of stacks.
 
     Args:
-      function: Maps matrices `[..., rows, columns]`, one of each kind, to another.
-      *matrices: Layer name to matrices `[groups, rows, columns]`, each a kind. Layers
-        with equal shapes of the first kind have equal shapes of all.
+      function: Maps matrices `[..., rows, columns]`, one of each stack, to another.
+      *stacks: Matrices `[n, groups, rows, columns]`.
       on_all_devices: Whether each device computes a share; all is then the same on all
         of them.
 
     Returns:
-      Layer name to what the function returns.
+      The stack of what the function returns.
     """
     function = functools.partial(in_turn_on_cpus, function)
-    by_shape: dict[tuple[int, ...], list[str]] = {}
-    for name, matrix in matrices[0].items():
-        by_shape.setdefault(matrix.shape, []).append(name)
-    found: dict[str, jax.Array] = {}
-    for names in by_shape.values():
-        stacks = (jnp.stack([kind[name] for name in names]) for kind in matrices)
-        # Of a single layer there is nothing to share out.
-        if on_all_devices and len(names) > 1:
-            outcome = in_shares(function, *stacks)
-        else:
-            outcome = function(*stacks)
-        found.update(zip(names, outcome, strict=True))
-    return found
+    # Of a single member there is nothing to share out.
+    if on_all_devices and len(stacks[0]) > 1:
+        return in_shares(function, *stacks)
+    return function(*stacks)
 
 
 def in_turn_on_cpus(

@@ -1,12 +1,10 @@
 """Steepest descent under the spectral norm, in the metric of the curvature."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 
 from ..spectral import ITERATIONS, POLYNOMIAL, UPDATE_RMS
-from .products import by_layer
+from .products import by_member
 
 
 def polar_factors(matrices: jax.Array) -> jax.Array:
@@ -32,32 +30,29 @@ def polar_factors(matrices: jax.Array) -> jax.Array:
 
 
 def directions(
-    momenta: Mapping[str, jax.Array],
-    moves: Mapping[str, jax.Array],
-    roots_a: Mapping[str, jax.Array],
-    roots_b: Mapping[str, jax.Array],
+    momenta: jax.Array,
+    gradients: jax.Array,
+    roots_a: jax.Array,
+    roots_b: jax.Array,
     on_all_devices: bool = False,
-) -> dict[str, jax.Array]:
-    """Returns each layer's direction, of root mean square `UPDATE_RMS`.
+) -> jax.Array:
+    """Returns the directions of layers of one shape, of root mean square `UPDATE_RMS`.
 
     Args:
-      momenta: Layer name to the momentum of its gradient, `[groups, d_out, d_in]`.
-      moves: Layer name to whether its gradient is anything but zero.
-      roots_a: Layer name to R_a, `[groups, d_in, d_in]`.
-      roots_b: Layer name to R_b, `[groups, d_out, d_out]`.
+      momenta: Momenta of the gradients, `[n, groups, d_out, d_in]`.
+      gradients: The gradients themselves; where a layer's is zero, so is its direction.
+      roots_a: The R_a, `[n, groups, d_in, d_in]`.
+      roots_b: The R_b, `[n, groups, d_out, d_out]`.
       on_all_devices: Whether each device computes a share of the directions; all else
         is then the same on all of them.
     """
-    found = by_layer(
+    found = by_member(
         _steepest, momenta, roots_a, roots_b, on_all_devices=on_all_devices
     )
-    scaled = {}
-    for name, direction in found.items():
-        size = jnp.sqrt(jnp.mean(direction**2))
-        counts = (size > 0) & moves[name]
-        scale = jnp.where(counts, UPDATE_RMS / jnp.where(counts, size, 1), 0)
-        scaled[name] = direction * scale
-    return scaled
+    of_layer = (1, 2, 3)
+    sizes = jnp.sqrt(jnp.mean(found**2, of_layer, keepdims=True))
+    moves = (sizes > 0) & jnp.any(gradients != 0, of_layer, keepdims=True)
+    return found * jnp.where(moves, UPDATE_RMS / jnp.where(moves, sizes, 1), 0)
 
 
 def _steepest(momentum: jax.Array, root_a: jax.Array, root_b: jax.Array) -> jax.Array:

@@ -83,14 +83,28 @@ class FactorStacks:
             stacks.append(jnp.stack(members))
         return stacks
 
-    def pick(self, stacks: Sequence[jax.Array], name: str) -> jax.Array:
-        """Returns a factor, or what is kept in its place, from the stacks."""
-        for names, shapes, stack in zip(self.names, self.shapes, stacks, strict=True):
-            if name in names:
-                member = names.index(name)
-                size = shapes[member][-1]
-                return stack[member, :, :size, :size]
-        raise KeyError(name)
+    def pick(self, stacks: Sequence[jax.Array], names: Sequence[str]) -> jax.Array:
+        """Returns factors, or what is kept in their place, from the stacks.
+
+        Args:
+          stacks: The stacks.
+          names: Names of factors of one shape.
+
+        Returns:
+          They, in this order, `[n, groups, d, d]`.
+
+        Raises:
+          KeyError: If the first is not there.
+        """
+        for own, shapes, stack in zip(self.names, self.shapes, stacks, strict=True):
+            if names[0] not in own:
+                continue
+            members = [own.index(name) for name in names]
+            size = shapes[members[0]][-1]
+            if members != list(range(len(own))):
+                stack = stack[np.asarray(members)]
+            return stack[:, :, :size, :size]
+        raise KeyError(names[0])
 
     def split(self, vector: jax.Array) -> list[jax.Array]:
         """Splits a vector over all factors into those over each stack's."""

@@ -209,7 +209,7 @@ class Pair:
                 expected = sides[side]['moving_average']
                 factors = self.jax_state[0].kfac.factors
                 name = f'{self.path(layer)}/{side}'
-                found = factors.stacks.pick(factors.moving_average, name)
+                (found,) = factors.stacks.pick(factors.moving_average, [name])
                 yield layer, side, expected, np.asarray(found)
 
 

@@ -423,7 +423,9 @@ def test_gradients_are_preconditioned_with_roots_too_in_jax():
             kept, _ = kept.update(factors, decay=0.9)
             kept, failed = kept.renew_inverses(damping=0.1)
             assert failed == 0
-            inverse_a, inverse_b = map(kept.inverse_of, ('layer/a', 'layer/b'))
+            inverse_a, inverse_b = (
+                kept.inverses_of([f'layer/{side}'])[0] for side in 'ab'
+            )
             found.append(inverse_b @ matrix @ inverse_a)
     np.testing.assert_allclose(*found, rtol=1e-9)
 

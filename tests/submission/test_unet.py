@@ -54,7 +54,7 @@ def test_the_loss_falls_in_jax():
     factors = state[0].kfac.factors
     names = factors.stacks.order
     assert {name.rpartition('/')[0] for name in names} == LAYERS
-    assert factors.inverse_of('up/a').shape == (1, 24, 24)
+    assert factors.inverses_of(['up/a']).shape == (1, 1, 24, 24)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_both_frameworks_agree(approximation):
     expected = _pytorch_factors(pytorch_state)
     assert sorted(expected) == sorted(factors.stacks.order)
     for name, factor in expected.items():
-        found = factors.stacks.pick(factors.moving_average, name)
+        (found,) = factors.stacks.pick(factors.moving_average, [name])
         assert _relative_error(np.asarray(found), factor) < 1e-10, name
     train(range(1, 8))
     assert pytorch_workload.loss(model, batch) < 0.8 * loss_before

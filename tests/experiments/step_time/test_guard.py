@@ -117,8 +117,9 @@ def test_plain_step_in_jax_has_two_products_a_layer(jax_runs):
     nadamw, kfac = jax_runs.values()
     extra = plain_jax_flops(kfac) - plain_jax_flops(nadamw)
     expected = products(kfac.training.state[0][1].preconditioner.layers)
-    # Beside the products the compiler counts each operation on an entry.
-    assert expected <= extra <= 1.02 * expected
+    # The compiler also counts each operation on an entry, and on moments that share an
+    # array a few less than NAdamW's.
+    assert 0.99 * expected <= extra <= 1.02 * expected
 
 
 def test_jax_compiles_each_kind_of_step_once(jax_runs):

@@ -185,9 +185,9 @@ def by_layer(state):
     for place, name in enumerate(factors.stacks.order):
         layer, _, side = name.rpartition('/')
         layers.setdefault(layer, {})[side] = Factor(
-            factors.stacks.pick(factors.moving_average, name),
+            factors.stacks.pick(factors.moving_average, [name])[0],
             factors.averaged_weight[place],
-            factors.inverse_of(name),
+            factors.inverses_of([name])[0],
             factors.inverted_scale[place],
         )
     return layers

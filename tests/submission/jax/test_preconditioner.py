@@ -105,7 +105,7 @@ class TestPrecondition:
             matrix = layer.to_matrix([gradients[n] for n in layer.parameter_names])[0]
             stacked = np.linalg.solve(np.kron(a, b), np.asarray(matrix).T.ravel())
             expected = stacked.reshape(matrix.shape[::-1]).T
-            scale = preconditioner.curvature_scale(state, layer)
+            scale = preconditioner.curvature_scales(state, [layer])[0]
             assert float(scale) == pytest.approx(mean_a * mean_b)
             found = layer.to_matrix([outcome[n] for n in layer.parameter_names])[0]
             np.testing.assert_allclose(found / scale, expected, **CLOSE)
@@ -126,7 +126,7 @@ class TestPrecondition:
             for tree in (outcome, params)
         )
         back = _damped(b, 0.1) @ outcome @ _damped(a, 0.1)
-        back = back / preconditioner.curvature_scale(state, layer)
+        back = back / preconditioner.curvature_scales(state, [layer])[0]
         np.testing.assert_allclose(back, given, **CLOSE)
 
     def test_scale_does_not_matter(self):
@@ -359,7 +359,7 @@ class TestFailedFactorisation:
         )
         layer = preconditioner.layers[-1]
         assert layer.name == 'second'
-        assert float(preconditioner.curvature_scale(state, layer)) == 0.0
+        assert float(preconditioner.curvature_scales(state, [layer])[0]) == 0.0
 
 
 class TestOptax:

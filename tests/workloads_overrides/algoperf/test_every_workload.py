@@ -148,13 +148,14 @@ class SmallRun(Run):
 
     def layers_with_one_side(self):
         """Returns the layers that are not preconditioned on both sides."""
-        arguments = ()
+        layers = self._preconditioner.layers
         if self.framework == 'jax':
-            arguments = (self.optimizer_state[0].kfac,)
+            kfac = self.optimizer_state[0].kfac
+            scales = self._preconditioner.curvature_scales(kfac, layers)
+        else:
+            scales = map(self._preconditioner.curvature_scale, layers)
         return [
-            layer.name
-            for layer in self._preconditioner.layers
-            if not self._preconditioner.curvature_scale(*arguments, layer)
+            layer.name for layer, scale in zip(layers, scales, strict=True) if not scale
         ]
 
     def model_arrays(self):
