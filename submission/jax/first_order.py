@@ -19,6 +19,9 @@ Named = dict[str, jax.Array]
 class FirstOrderState(NamedTuple):
     """What the first-order rule remembers between steps.
 
+    Moments go by the name of their parameter, those of K-FAC's layers by that of the
+    stack of matrices that they are in.
+
     Attributes:
       nadamw: Moments of the parameters that NAdamW trains or scales.
       momentum: Moments of the parameters that follow their momentum.
@@ -48,7 +51,9 @@ class FirstOrderOptimizer:
         self._nadam = scale_by_nadam(beta1, settings.beta2)
         self._nesterov = scale_by_nesterov(beta1)
         layers = [] if preconditioner is None else preconditioner.layers
-        self._stacks = MatrixStacks.of(layers)
+        self._stacks = (
+            MatrixStacks.of([]) if preconditioner is None else preconditioner.stacks
+        )
         self._scales = learning_rate_scales(layers, settings.fan_in_exponent)
 
     def _gather(self, named: Mapping[str, jax.Array]) -> Named:
