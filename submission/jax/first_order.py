@@ -155,19 +155,18 @@ class FirstOrderOptimizer:
         if preconditioner is None or kfac_state is None:
             directions, nadamw = self._nadam.update(gradients, state.nadamw)
             return directions, nadamw, state.momentum
+        in_layers = self._in_layers(gradients)
         if rule == 'spectral':
             adapted, nadamw = self._nadam.update(
                 self._adaptive(gradients), state.nadamw
             )
-            momenta, momentum = self._nesterov.update(
-                self._followed(gradients), state.momentum
-            )
+            momenta, momentum = self._nesterov.update(in_layers, state.momentum)
             steepest = preconditioner.spectral_directions(
-                kfac_state, momenta, self._in_layers(gradients)
+                kfac_state, momenta, in_layers
             )
             return {**adapted, **steepest}, nadamw, momentum
         preconditioned = preconditioner.precondition_matrices(
-            kfac_state, self._stacks, self._in_layers(gradients)
+            kfac_state, self._stacks, in_layers
         )
         if rule == 'nadamw':
             directions, nadamw = self._nadam.update(

@@ -363,8 +363,7 @@ class KFACPreconditioner:
 
 def _names_of_factors(layers: Sequence[KFACLayer]) -> tuple[list[str], list[str]]:
     """Returns the names of the factors A, and of the factors B."""
-    sides = ([f'{layer.name}/{side}' for layer in layers] for side in 'ab')
-    names_a, names_b = sides
+    names_a, names_b = ([f'{layer.name}/{side}' for layer in layers] for side in 'ab')
     return names_a, names_b
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from submission.jax.approximations import ExpandSums, ReduceSums
+from submission.jax.approximations import ExpandSums, FactorSums, ReduceSums
 from submission.jax.capture import Capture, find_applications
 from submission.jax.layers import assign_parameters
 from submission.jax.naming import flatten
@@ -41,6 +41,20 @@ def covariance(dim, seed=0):
     """A random positive definite matrix."""
     root = double(dim, dim, seed=seed)
     return root @ root.T + 0.1 * np.eye(dim)
+
+
+def random_sums(layers):
+    """Sums for random positive definite factors, layer name to them."""
+    sums = {}
+    for layer in layers:
+        seed = sum(map(ord, layer.name))
+        roots = [
+            double(layer.groups, d, d, seed=seed + d)
+            for d in (layer.input_dim, layer.output_dim)
+        ]
+        a, b = (root @ root.swapaxes(1, 2) for root in roots)
+        sums[layer.name] = FactorSums(a, jnp.ones(()), b)
+    return sums
 
 
 def batch_of(inputs, **more):

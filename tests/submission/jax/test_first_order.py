@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-from submission.jax.approximations import FactorSums
 from submission.jax.capture import find_applications
 from submission.jax.first_order import FirstOrderOptimizer
 from submission.jax.moments import scale_by_nadam
@@ -15,7 +14,7 @@ from submission.jax.preconditioner import KFACPreconditioner
 from submission.settings import Settings
 from tests.submission.training import REQUIRED
 
-from .curvature import double, init
+from .curvature import double, init, random_sums
 from .test_preconditioner import INPUTS, Model
 
 pytestmark = pytest.mark.usefixtures('double_precision')
@@ -137,11 +136,7 @@ def _preconditioner(settings):
     shapes = {name: p.shape for name, p in flatten(params).items()}
     applications = find_applications(lambda: Model().init(jax.random.key(0), INPUTS))
     preconditioner = KFACPreconditioner(shapes, applications, settings)
-    sums = {}
-    for layer in preconditioner.layers:
-        roots = [double(1, d, d, seed=d) for d in (layer.input_dim, layer.output_dim)]
-        a, b = (root @ root.swapaxes(1, 2) for root in roots)
-        sums[layer.name] = FactorSums(a, jnp.ones(()), b)
+    sums = random_sums(preconditioner.layers)
 
     @jax.jit
     def run(state):

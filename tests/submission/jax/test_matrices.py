@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from submission.jax.approximations import FactorSums
 from submission.jax.capture import find_applications
 from submission.jax.first_order import FirstOrderOptimizer
 from submission.jax.matrices import MatrixStacks
@@ -15,7 +14,7 @@ from submission.jax.preconditioner import KFACPreconditioner
 from submission.settings import Settings
 from tests.submission.training import REQUIRED
 
-from .curvature import double, init
+from .curvature import double, init, random_sums
 
 pytestmark = pytest.mark.usefixtures('double_precision')
 
@@ -56,15 +55,7 @@ def preconditioner_of(settings, params, names=None):
     }
     applications = find_applications(lambda: Model().init(jax.random.key(0), INPUTS))
     preconditioner = KFACPreconditioner(shapes, applications, settings)
-    sums = {}
-    for layer in preconditioner.layers:
-        seed = sum(map(ord, layer.name))
-        roots = [
-            double(layer.groups, d, d, seed=seed + d)
-            for d in (layer.input_dim, layer.output_dim)
-        ]
-        a, b = (root @ root.swapaxes(1, 2) for root in roots)
-        sums[layer.name] = FactorSums(a, jnp.ones(()), b)
+    sums = random_sums(preconditioner.layers)
     state = preconditioner.update_factors(preconditioner.init(params), sums, 8.0, 1.0)
     return preconditioner, preconditioner.update_inverses(state)
 
