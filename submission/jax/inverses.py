@@ -13,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import cho_solve, solve_triangular
 
 from .products import in_turn_on_cpus
 from .sharding import in_shares
@@ -82,10 +82,7 @@ def _roots(matrices: jax.Array) -> jax.Array:
     They are not numbers on failure.
     """
     cholesky = jnp.linalg.cholesky(matrices)
-    identity = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
-    return solve_triangular(
-        cholesky, jnp.broadcast_to(identity, matrices.shape), lower=True
-    )
+    return solve_triangular(cholesky, _identities(matrices), lower=True)
 
 
 def inverses_from_roots(roots: jax.Array) -> jax.Array:
@@ -99,4 +96,22 @@ def inverses_from_roots(roots: jax.Array) -> jax.Array:
 
 def _inverses(matrices: jax.Array) -> jax.Array:
     """Inverts positive definite matrices `[..., d, d]`; not numbers on failure."""
-    return inverses_from_roots(_roots(matrices))
+
+    def from_roots(matrices: jax.Array) -> jax.Array:
+        return inverses_from_roots(_roots(matrices))
+
+    # The second solution takes half the operations of a product, and on a CPU no longer
+    # for each: 1.5 ms in place of 2.1 for 257 rows, 3 in place of 5 for 385.
+    return jax.lax.platform_dependent(matrices, cpu=_by_solving, default=from_roots)
+
+
+def _by_solving(matrices: jax.Array) -> jax.Array:
+    """Inverts like `_inverses`, by two triangular systems of equations."""
+    cholesky = jnp.linalg.cholesky(matrices)
+    return cho_solve((cholesky, True), _identities(matrices))
+
+
+def _identities(matrices: jax.Array) -> jax.Array:
+    """Returns as many identity matrices of the same size, `[..., d, d]`."""
+    identity = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
+    return jnp.broadcast_to(identity, matrices.shape)
