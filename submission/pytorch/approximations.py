@@ -6,6 +6,7 @@ loss with respect to the layer's output, M loss terms.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -131,9 +132,9 @@ class ReduceSums:
         self._mean_inputs = normalisation == 'mean_inputs'
         self._inputs: Tensor | None = None
         self._gradients: Tensor | None = None
-        self._gradient_squares: Tensor | float = 0.0
+        self._gradient_norms: list[Tensor] = []
         self._rounding = 0.0
-        self._positions: Tensor | None = None
+        self._positions: Tensor | int | None = None
 
     def add_inputs(self, inputs: SharedTensor) -> None:
         """Adds the inputs of one application of the layer."""
@@ -154,9 +155,8 @@ class ReduceSums:
         summed = gradients.sum_over_positions()
         values = gradients.values
         norm = torch.linalg.vector_norm(values, dtype=summed.dtype)
-        self._gradient_squares += norm**2
-        eps = torch.finfo(values.dtype).eps
-        rounding = rounding_share(eps, gradients.rows_per_example)
+        self._gradient_norms.append(norm)
+        rounding = rounding_share(_eps(values.dtype), gradients.rows_per_example)
         self._rounding = max(self._rounding, rounding)
         self._gradients = (
             summed if self._gradients is None else self._gradients + summed
@@ -167,23 +167,42 @@ class ReduceSums:
         if self._inputs is None or self._gradients is None or self._positions is None:
             return None
         inputs, gradients = self._inputs, self._gradients
-        left = torch.linalg.vector_norm(gradients) ** 2
-        cancelled = left < self._rounding**2 * self._gradient_squares
-        gradients = torch.where(cancelled, 0.0, gradients)
-        positions = self._positions[:, None, None]
+        gradients = gradients.masked_fill(self._cancelled(gradients), 0.0)
+        positions = self._positions
+        if isinstance(positions, Tensor):
+            positions = positions[:, None, None]
+            sums_of_ones = positions.expand(*inputs.shape[:-1], 1)
+            # An example may have no position at all (a graph without edges).
+            at_least_one: Tensor | int = positions.clamp(min=1)
+            # Only examples with a position have an input to average over.
+            count = (positions > 0).sum().to(inputs.dtype)
+        else:
+            sums_of_ones = inputs.new_full((*inputs.shape[:-1], 1), positions)
+            at_least_one = max(positions, 1)
+            count = inputs.new_full((), len(inputs) if positions else 0)
         if self._bias:
             # The bias's input is 1 at every position, so its sum is R_n.
-            ones = positions.expand(-1, inputs.shape[1], 1)
-            inputs = torch.cat([inputs, ones], -1)
-        # An example may have no position at all (a graph without edges).
-        at_least_one = positions.clamp(min=1)
+            inputs = torch.cat([inputs, sums_of_ones], -1)
         if self._mean_inputs:
             inputs = inputs / at_least_one
         else:
             gradients = gradients / at_least_one
-        # Only examples with a position have an input to average over.
-        count = (self._positions > 0).sum().to(inputs.dtype)
         return FactorSums(_gram(inputs), count, _gram(gradients))
+
+    def _cancelled(self, gradients: Tensor) -> Tensor:
+        """Returns whether their sums over positions are rounding error."""
+        norms = self._gradient_norms
+        norm = (
+            norms[0]
+            if len(norms) == 1
+            else torch.linalg.vector_norm(torch.stack(norms))
+        )
+        return torch.linalg.vector_norm(gradients) < self._rounding * norm
+
+
+@functools.cache
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def _gram(rows: Tensor) -> Tensor:

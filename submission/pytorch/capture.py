@@ -24,6 +24,8 @@ from .weight_sharing import BatchStructure, sums_dtype
 
 Sums = ExpandSums | ReduceSums
 
+_AS_IT_IS = contextlib.nullcontext()
+
 
 @dataclasses.dataclass(frozen=True)
 class _OutputEdge:
@@ -133,10 +135,10 @@ class Capture:
         sums = self._sums[layer.name]
         # Among padded positions the real ones have to be picked before any sum.
         may_sum = sums.sums_positions and not self._structure.pads_positions
-        with torch.no_grad(), _own_precision(inputs):
-            rows, multiplicity = layer.input_rows(
-                inputs.detach(), may_sum, output_shape
-            )
+        # Detached, so that what follows is not recorded.
+        inputs = inputs.detach()
+        with _own_precision(inputs):
+            rows, multiplicity = layer.input_rows(inputs, may_sum, output_shape)
             try:
                 shared = self._structure.to_weight_sharing_format(
                     rows, multiplicity, by_example=sums.sums_positions
@@ -162,8 +164,11 @@ class Capture:
 
     def _add(self, output: _OutputEdge, gradient: Tensor) -> None:
         sums = self._sums[output.layer.name]
-        with torch.no_grad(), _own_precision(gradient):
-            rows = output.layer.gradient_rows(gradient.detach().reshape(output.shape))
+        gradient = gradient.detach()
+        if gradient.shape != output.shape:
+            gradient = gradient.reshape(output.shape)
+        with _own_precision(gradient):
+            rows = output.layer.gradient_rows(gradient)
             shared = self._structure.to_weight_sharing_format(
                 rows, by_example=sums.sums_positions
             )
@@ -243,7 +248,7 @@ def _own_precision(values: Tensor) -> contextlib.AbstractContextManager[None]:
     kind = values.device.type
     # Switching it off where it is off takes as long as a small layer's sums.
     if not torch.is_autocast_enabled(kind):
-        return contextlib.nullcontext()
+        return _AS_IT_IS
     return torch.autocast(kind, enabled=False)
 
 

@@ -91,13 +91,16 @@ class SharedTensor:
             return self.values.sum(1, dtype=dtype)
         return self.segments.sums(self.values.to(dtype))
 
-    def positions(self) -> Tensor:
-        """Number of positions R_n of each example, shape `[examples]`."""
-        dtype = sums_dtype(self.values.dtype)
+    def positions(self) -> Tensor | int:
+        """Number of positions R_n of each example.
+
+        Shape `[examples]`, in the precision of `sums_dtype`; one number where all have
+        as many.
+        """
         if self.segments is None:
-            count = self.values.shape[1] * self.multiplicity
-            return self.values.new_full((self.n_examples,), count, dtype=dtype)
-        return self.segments.counts.to(dtype) * self.multiplicity
+            return self.values.shape[1] * self.multiplicity
+        counts = self.segments.counts.to(sums_dtype(self.values.dtype))
+        return counts if self.multiplicity == 1 else counts * self.multiplicity
 
 
 @functools.cache
@@ -324,13 +327,17 @@ class BatchStructure:
             # Not spread over the examples at all, such as a learnt query.
             values = values.reshape(leading[0], -1, *values.shape[-2:])
             return SharedTensor(values, None, leading[0], multiplicity)
-        values = values.reshape(n, -1, *values.shape[-2:])
+        # Each layer comes by here while the caches are full of something else, where
+        # even an operation that does nothing takes as long as a small sum.
+        if values.dim() != 4 or values.shape[0] != n:
+            values = values.reshape(n, -1, *values.shape[-2:])
         n_positions = values.shape[1]
         values = _take_positions(values, self.stride, self.first)
         sequence = self._real_rows(n_positions)
         if sequence is not None:
             return _select(values.flatten(0, 1), sequence, multiplicity)
-        values = values[self.real_examples]
+        if self.real_examples != slice(0, n):
+            values = values[self.real_examples]
         row_weight = n_positions / max(values.shape[1], 1)
         return SharedTensor(values, None, values.shape[0], multiplicity, row_weight)
 

@@ -63,7 +63,10 @@ def _assert_examples(shared, expected):
         torch.stack([rows.sum(0) for rows in expected]),
     )
     counts = [len(rows) * shared.multiplicity for rows in expected]
-    assert shared.positions().tolist() == counts
+    positions = shared.positions()
+    # A single number where all have as many.
+    assert torch.as_tensor(positions).expand(len(counts)).tolist() == counts
+    assert isinstance(positions, int) == (shared.segments is None)
 
 
 BATCH = {'inputs': torch.zeros(4, D), 'targets': torch.zeros(4)}
@@ -99,7 +102,7 @@ class TestExamplesAndPositions:
 
     def test_multiplicity_counts_positions(self):
         shared = _share(BATCH, double(4, 1, D), multiplicity=7)
-        assert shared.positions().tolist() == [7] * 4
+        assert shared.positions() == 7
 
     @pytest.mark.parametrize(
         'weights',
