@@ -152,7 +152,7 @@ class StepCost:
                 # The sum over positions reads all rows and writes one an example.
                 yield pointwise(rows * layer.d_in, passes=1)
             # The bias's column, and the average.
-            yield pointwise(self.examples * dim, passes=4, kernels=19)
+            yield pointwise(self.examples * dim, passes=4, kernels=18)
             yield self._gram(self.examples, dim)
 
     def _gradient_sums(self, layer: Layer, approximation: str) -> Iterator[Operation]:
@@ -163,7 +163,7 @@ class StepCost:
         else:
             # The sum over positions, and the norm that tells rounding from gradient.
             passes = 1 if layer.positions == 1 else 2
-            yield pointwise(rows * layer.d_out, passes, kernels=14)
+            yield pointwise(rows * layer.d_out, passes, kernels=10)
             yield self._gram(self.examples, layer.d_out)
 
     def _gram(self, rows: float, dim: int) -> Operation:
