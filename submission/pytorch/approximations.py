@@ -6,7 +6,6 @@ loss with respect to the layer's output, M loss terms.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -156,7 +155,8 @@ class ReduceSums:
         values = gradients.values
         norm = torch.linalg.vector_norm(values, dtype=summed.dtype)
         self._gradient_norms.append(norm)
-        rounding = rounding_share(_eps(values.dtype), gradients.rows_per_example)
+        eps = torch.finfo(values.dtype).eps
+        rounding = rounding_share(eps, gradients.rows_per_example)
         self._rounding = max(self._rounding, rounding)
         self._gradients = (
             summed if self._gradients is None else self._gradients + summed
@@ -198,11 +198,6 @@ class ReduceSums:
             else torch.linalg.vector_norm(torch.stack(norms))
         )
         return torch.linalg.vector_norm(gradients) < self._rounding * norm
-
-
-@functools.cache
-def _eps(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).eps
 
 
 def _gram(rows: Tensor) -> Tensor:

@@ -24,8 +24,6 @@ from .weight_sharing import BatchStructure, sums_dtype
 
 Sums = ExpandSums | ReduceSums
 
-_AS_IT_IS = contextlib.nullcontext()
-
 
 @dataclasses.dataclass(frozen=True)
 class _OutputEdge:
@@ -248,7 +246,7 @@ def _own_precision(values: Tensor) -> contextlib.AbstractContextManager[None]:
     kind = values.device.type
     # Switching it off where it is off takes as long as a small layer's sums.
     if not torch.is_autocast_enabled(kind):
-        return _AS_IT_IS
+        return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
 
 

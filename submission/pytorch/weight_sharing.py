@@ -336,7 +336,7 @@ class BatchStructure:
         sequence = self._real_rows(n_positions)
         if sequence is not None:
             return _select(values.flatten(0, 1), sequence, multiplicity)
-        if self.real_examples != slice(0, n):
+        if not self._every_example_is_real:
             values = values[self.real_examples]
         row_weight = n_positions / max(values.shape[1], 1)
         return SharedTensor(values, None, values.shape[0], multiplicity, row_weight)
@@ -344,8 +344,12 @@ class BatchStructure:
     @property
     def _every_row_counts(self) -> bool:
         """Whether no row is padding or left out."""
-        all_are_real = self.real_examples == slice(0, self.n_examples)
-        return self.stride == 1 and not self.pads_positions and all_are_real
+        whole = self.stride == 1 and not self.pads_positions
+        return whole and self._every_example_is_real
+
+    @property
+    def _every_example_is_real(self) -> bool:
+        return self.real_examples == slice(0, self.n_examples)
 
     def _real_rows(self, n_positions: int) -> RealRows | None:
         """Returns the real rows of sequences of this length, None if all are."""

@@ -78,9 +78,8 @@ def test_rows_that_are_not_examples_give_our_factors(adapter):
         # Diagonal blocks have none.
         for side, factor in zip('ab', getattr(block, 'factors', ()), strict=False):
             theirs = np.ravel(np.asarray(factor.value, np.float64))
-            average = factors.stacks.pick(factors.moving_average, [f'{module}/{side}'])[
-                0
-            ]
+            name = f'{module}/{side}'
+            (average,) = factors.stacks.pick(factors.moving_average, [name])
             ours = np.ravel(np.asarray(average, np.float64))
             # Their scale differs, by rows for examples.
             cosine = theirs @ ours / np.linalg.norm(theirs) / np.linalg.norm(ours)

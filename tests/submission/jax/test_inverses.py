@@ -8,6 +8,8 @@ import pytest
 from submission.jax import inverses
 from submission.jax.inverses import damped_inverses, inverses_from_roots
 
+from .test_preconditioner import _damped, _mean_eigenvalue, _spd
+
 pytestmark = pytest.mark.usefixtures('double_precision')
 
 SIZES = np.array([5, 6, 6])
@@ -16,9 +18,7 @@ DAMPING = 0.01
 
 def _stack():
     """Factors `[3, 2, 6, 6]`, the first of 5 rows and padding."""
-    generator = np.random.default_rng(0)
-    roots = generator.normal(size=(3, 2, 6, 8))
-    factors = roots @ roots.swapaxes(-1, -2)
+    factors = np.stack([_spd(2, 6, seed=seed) for seed in range(3)])
     factors[0, :, 5:] = factors[0, :, :, 5:] = 0.0
     return jnp.asarray(factors)
 
@@ -26,8 +26,8 @@ def _stack():
 def _expected(stack, index):
     size = SIZES[index]
     factor = np.asarray(stack[index, :, :size, :size])
-    mean = np.trace(factor, axis1=1, axis2=2).mean() / size
-    return np.linalg.inv(factor / mean + DAMPING**0.5 * np.eye(size)), mean
+    mean = _mean_eigenvalue(factor)
+    return np.linalg.inv(_damped(factor, DAMPING) / mean), mean
 
 
 @pytest.mark.parametrize('way', ['as a CPU', 'as an accelerator', 'by roots'])
